@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The calling thread's last failure, behind gradsync_last_error(). */
+#ifndef GSI_BASE_ERROR_H
+#define GSI_BASE_ERROR_H
+
+#include <gradsync/gradsync.h>
+
+/* Records a failure of `code` with one sentence (what happened, what to do) and
+ * returns `code`, so that a caller writes: return gsi_fail(GRADSYNC_ERR_..., ...). */
+__attribute__((format(printf, 2, 3))) int gsi_fail(int code, const char *format, ...);
+/* As gsi_fail(GRADSYNC_ERR_SYSTEM) with errno `err` recorded and its text appended. */
+__attribute__((format(printf, 2, 3))) int gsi_fail_errno(int err, const char *format, ...);
+/* Makes `info` the thread's last failure and returns its code. */
+int gsi_fail_info(const gradsync_error_info *info);
+/* Fills an info: everything -1 or 0 but the code and the sentence. */
+__attribute__((format(printf, 3, 4))) void gsi_error_fill(gradsync_error_info *info, int code, const char *format, ...);
+
+#endif
