@@ -1,4 +1,4 @@
-# shellcheck shell=bash
+# shellcheck shell=bash disable=SC2153
 # SPDX-License-Identifier: Apache-2.0
 # The stages of tests/run. Each is a function that installs what it needs, prints its log,
 # and writes one line per test (state, name, reason; tab-separated) to file descriptor 3.
