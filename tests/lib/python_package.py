@@ -27,7 +27,7 @@ ok(gradsync.library_version() == gradsync.__version__, "package and library are 
 ok(os.path.isfile(os.path.join(os.path.dirname(gradsync.__file__), "py.typed")), "its types are installed")
 
 RANKS = 3
-barrier = threading.Barrier(RANKS)
+barrier = threading.Barrier(RANKS, timeout=60)
 sent = [b""] * RANKS
 sums = [None] * RANKS
 
@@ -47,7 +47,7 @@ def run(rank):
         comm.barrier()
 
 
-threads = [threading.Thread(target=run, args=(rank,)) for rank in range(RANKS)]
+threads = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(RANKS)]
 for thread in threads:
     thread.start()
 for thread in threads:

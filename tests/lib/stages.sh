@@ -39,7 +39,7 @@ build() {
 }
 
 # Runs suites of build/NAME: run_tests NAME MULTIPLIER SUITE... (-SUITE: all but it; none: all).
-# MULTIPLIER stretches the time limits of tests in slow builds.
+# MULTIPLIER stretches the time limits of tests in slow builds; $test_args goes to each test.
 run_tests() {
     local name=$1 multiplier=$2 names
     shift 2
@@ -50,7 +50,7 @@ run_tests() {
     fi
     rm -f "build/$name/meson-logs/testlog.json"
     "${wrap[@]}" meson test -C "build/$name" --no-rebuild --print-errorlogs \
-        --timeout-multiplier "$multiplier" "${names[@]}" || true
+        --timeout-multiplier "$multiplier" ${test_args:+--test-args="$test_args"} "${names[@]}" || true
     python3 tests/lib/meson_tests.py tally "build/$name" "$name" >&3
 }
 wrap=()
@@ -64,7 +64,7 @@ stage_quick() {
 stage_lint() {
     local check
     need_packages git python3 clang-format-14 shellcheck mandoc
-    for check in format shell man layers; do
+    for check in tally layers format shell man; do
         tap lint "$check" "tests/lint/$check"
     done
 }
@@ -144,5 +144,8 @@ stage_aarch64() {
     tests/cross/packages arm64 "$root" libsodium23 libsodium-dev zlib1g zlib1g-dev
     printf "[constants]\nroot = '%s'\n" "$root" >build/aarch64-root.txt
     build aarch64 -Dwerror=true --cross-file build/aarch64-root.txt --cross-file tests/cross/aarch64.txt
-    run_tests aarch64 20 unit plan checkreduce -long
+    run_tests aarch64 20 unit plan -long
+    test_args=--quick run_tests aarch64 20 checkreduce
+    CC=gcc build gcc -Dwerror=true
+    tap aarch64 two_ranks tests/cross/two_ranks build/gcc/tools/gradsync-run build/aarch64 "$root"
 }
