@@ -4,8 +4,8 @@
 # and writes one line per test (state, name, reason; tab-separated) to file descriptor 3.
 # They run with "set -e" in the root of the source tree; ROOT and LOGS are set by tests/run.
 
-base_packages=(gcc libc6-dev meson ninja-build pkg-config python3 libsodium-dev zlib1g-dev)
-test_packages=("${base_packages[@]}" g++ python3-numpy binutils mandoc procps)
+# What the whole of it has use for; without these, parts are left out and tests skipped.
+test_packages=("${base_packages[@]}" g++ binutils libjansson-dev libcairo2-dev mandoc procps python3-numpy)
 
 result() { printf '%s\t%s\t%s\n' "$1" "$2" "${3-}" >&3; }
 
