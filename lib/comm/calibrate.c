@@ -1,0 +1,198 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Measures what the selector works with: a signal, copying and reducing, with all ranks at it at once.
+ * The slowest rank's figures count for all, so that all choose alike. Ranks of a process that has
+ * measured the same kind of communicator before use what they know. */
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/cpu.h"
+#include "base/error.h"
+#include "comm/comm.h"
+#include "reduce/reduce.h"
+
+enum { BATCHES = 5, SIGNALS = 8, CACHED_BYTES = 64 << 10, MEMORY_BYTES = 4 << 20, REMEMBERED = 16, FIGURES = 8 };
+
+/* What is measured, as times: the greatest is the slowest rank's. */
+typedef struct figures {
+    double signal_us, step_us, put_us, copy_ns_per_byte, reduce_ns_per_byte, mem_copy_ns_per_byte,
+        mem_reduce_ns_per_byte, ranks_per_core;
+} figures;
+_Static_assert(sizeof(figures) == FIGURES * sizeof(double), "figures are agreed on as an array of doubles");
+
+static struct {
+    int n;
+    figures f;
+} remembered[REMEMBERED];
+static int remembered_count;
+static pthread_mutex_t remembered_lock = PTHREAD_MUTEX_INITIALIZER;
+
+static int recall(int n, figures *f)
+{
+    int found = 0;
+    pthread_mutex_lock(&remembered_lock);
+    for (int i = 0; i < remembered_count && !found; i++)
+        if (remembered[i].n == n)
+            *f = remembered[i].f, found = 1;
+    pthread_mutex_unlock(&remembered_lock);
+    return found;
+}
+
+static void remember(int n, const figures *f)
+{
+    pthread_mutex_lock(&remembered_lock);
+    int at = 0;
+    while (at < remembered_count && remembered[at].n != n)
+        at++;
+    if (at < REMEMBERED) {
+        remembered[at].n = n;
+        remembered[at].f = *f;
+        remembered_count = at == remembered_count ? at + 1 : remembered_count;
+    }
+    pthread_mutex_unlock(&remembered_lock);
+}
+
+static int run(gradsync_comm *comm, int coll, double *values, uint64_t count)
+{
+    gsi_call call = {.send = values,
+                     .recv = values,
+                     .count = count,
+                     .esize = sizeof *values,
+                     .coll = (uint8_t)coll,
+                     .dtype = GRADSYNC_F64,
+                     .op = GRADSYNC_MAX,
+                     .algo = GRADSYNC_ALGO_ONESHOT,
+                     .timeout_ms = comm->timeout_ms,
+                     .tag = GSI_TAG_CALIBRATE};
+    if (coll == GRADSYNC_BARRIER)
+        call =
+            (gsi_call){.coll = GRADSYNC_BARRIER, .esize = 1, .timeout_ms = comm->timeout_ms, .tag = GSI_TAG_CALIBRATE};
+    return gsi_engine_run(&comm->engine, &call);
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *values, int n)
+{
+    qsort(values, (size_t)n, sizeof *values, compare_doubles);
+    return values[n / 2];
+}
+
+static int measure_signal(gradsync_comm *comm, figures *f)
+{
+    double us[BATCHES];
+    int rc = run(comm, GRADSYNC_BARRIER, NULL, 0);
+
+    for (int b = 0; !rc && b < BATCHES; b++) {
+        uint64_t start = gsi_ticks();
+        for (int i = 0; !rc && i < SIGNALS; i++)
+            rc = run(comm, GRADSYNC_BARRIER, NULL, 0);
+        us[b] = gsi_ticks_us(gsi_ticks() - start) / SIGNALS;
+    }
+    if (!rc)
+        f->signal_us = f->put_us = median(us, BATCHES); /* in shared memory a put is told by a flag just as well */
+    return rc;
+}
+
+/* ns per byte of one copy (src NULL: of a two-source sum, per byte of source). */
+static double time_pass(char *dst, char *src, char *other, uint64_t bytes)
+{
+    double ns[3];
+    void *to[1] = {dst};
+    const void *from[2] = {src, other};
+
+    for (int i = 0; i < 3; i++) {
+        uint64_t start = gsi_ticks();
+        if (other) {
+            gsi_reduce_args args = {.dst = to,
+                                    .src = from,
+                                    .count = bytes / 4,
+                                    .ndst = 1,
+                                    .nsrc = 2,
+                                    .dtype = GRADSYNC_F32,
+                                    .op = GRADSYNC_SUM};
+            gsi_reduce(&args);
+        } else {
+            gsi_copy(to, 1, src, bytes, 0);
+        }
+        ns[i] = gsi_ticks_us(gsi_ticks() - start) * 1000 / (double)(other ? 2 * bytes : bytes);
+    }
+    return median(ns, 3);
+}
+
+/* The memory beyond the caches is measured on what every rank can spare for a moment. */
+static int measure_memory(gradsync_comm *comm, figures *f)
+{
+    char *room = gsi_calloc_aligned(2 * MEMORY_BYTES);
+    int rc = run(comm, GRADSYNC_BARRIER, NULL, 0); /* all at once, as in a collective */
+
+    if (!room) {
+        if (!rc) /* guesses: the others' figures are likely greater */
+            f->copy_ns_per_byte = f->reduce_ns_per_byte = f->mem_copy_ns_per_byte = f->mem_reduce_ns_per_byte = 0.02;
+        return rc;
+    }
+    f->copy_ns_per_byte = time_pass(room, room + CACHED_BYTES, NULL, CACHED_BYTES);
+    f->reduce_ns_per_byte = time_pass(room, room, room + CACHED_BYTES, CACHED_BYTES);
+    f->mem_copy_ns_per_byte = time_pass(room, room + MEMORY_BYTES, NULL, MEMORY_BYTES);
+    f->mem_reduce_ns_per_byte = time_pass(room, room, room + MEMORY_BYTES, MEMORY_BYTES);
+    free(room);
+    return rc;
+}
+
+static double positive(double v, double otherwise)
+{
+    return v > 1e-6 ? v : otherwise;
+}
+
+static void to_costs(const figures *f, gsi_costs *c)
+{
+    long cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
+    *c = (gsi_costs){
+        .signal_us = positive(f->signal_us, 0.1),
+        .step_us = f->step_us,
+        .put_us = f->put_us,
+        .copy_GBps = 1 / positive(f->copy_ns_per_byte, 0.02),
+        .reduce_GBps = 1 / positive(f->reduce_ns_per_byte, 0.02),
+        .mem_copy_GBps = 1 / positive(f->mem_copy_ns_per_byte, 0.1),
+        .mem_reduce_GBps = 1 / positive(f->mem_reduce_ns_per_byte, 0.05),
+        .cache_bytes = cache > 0 ? (double)cache : 1 << 20,
+        .ranks_per_core = f->ranks_per_core,
+    };
+}
+
+int gsi_comm_calibrate(gradsync_comm *comm)
+{
+    gsi_engine *e = &comm->engine;
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    int local = e->ep->local_ranks;
+    /* Enough to run the measurements themselves with. */
+    figures f = {1, 0.05, 0.5, 0.05, 0.05, 0.1, 0.05, 1};
+    gsi_costs costs;
+
+    to_costs(&f, &costs);
+    gsi_engine_set_costs(e, &costs);
+    double news = recall(e->n, &f) ? 0 : 1; /* 1 if anyone has to measure: then all do */
+    int rc = run(comm, GRADSYNC_ALL_REDUCE, &news, 1);
+    if (!rc && news > 0) {
+        f.ranks_per_core = cpus > 0 && local > cpus ? (double)local / (double)cpus : 1;
+        rc = measure_signal(comm, &f);
+        if (!rc)
+            rc = measure_memory(comm, &f);
+    }
+    if (!rc)
+        rc = run(comm, GRADSYNC_ALL_REDUCE, (double *)&f, FIGURES);
+    if (rc)
+        return rc;
+    remember(e->n, &f);
+    to_costs(&f, &costs);
+    gsi_engine_set_costs(e, &costs);
+    /* The calibration's own collectives are not the user's. */
+    memset(&e->counters, 0, sizeof e->counters);
+    e->have_last = 0;
+    return 0;
+}

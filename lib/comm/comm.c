@@ -1,0 +1,278 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Making, splitting and ending communicators. */
+#include "comm/comm.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "base/error.h"
+#include "comm/exchange.h"
+
+/* ---- Making ------------------------------------------------------------------- */
+
+static const char *last_message(gradsync_error_info *info)
+{
+    *info = (gradsync_error_info)GRADSYNC_ERROR_INFO_INIT;
+    gradsync_last_error(info);
+    return info->message;
+}
+
+/* Round 1: everyone learns who and where everyone is. A rank that already failed says so. */
+static int exchange_addresses(gsi_address *all, int rank, int n, int algo, int status, const gsi_shm_address *shm,
+                              gradsync_allgather_fn allgather, void *arg)
+{
+    gradsync_error_info info;
+    gsi_address own;
+
+    memset(&own, 0, sizeof own);
+    own.magic = GSI_ADDRESS_MAGIC;
+    own.abi = GSI_ABI;
+    own.rank = rank;
+    own.n = n;
+    own.algo = algo;
+    own.status = status;
+    own.shm.address = *shm;
+    gsi_host_identity(own.host_id, sizeof own.host_id, own.shm.host, sizeof own.shm.host);
+    if (status)
+        snprintf(own.error, sizeof own.error, "%.199s", last_message(&info));
+    int rc = gsi_exchange(allgather, arg, &own, all, sizeof own);
+    return rc ? rc : gsi_addresses_check(all, rank, n);
+}
+
+/* Round 2: either all have made it or none has. */
+static int exchange_outcomes(int rc, int rank, int n, gradsync_allgather_fn allgather, void *arg)
+{
+    gradsync_error_info info;
+    gsi_outcome own = {rc, ""}, *all = gsi_calloc((size_t)n, sizeof *all);
+
+    if (!all)
+        return rc ? rc : gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for %d ranks", n);
+    last_message(&info);
+    if (rc)
+        snprintf(own.error, sizeof own.error, "%.199s", info.message);
+    int exchanged = gsi_exchange(allgather, arg, &own, all, sizeof own);
+    if (rc)
+        gsi_fail_info(&info);
+    else
+        rc = exchanged ? exchanged : gsi_outcomes_check(all, rank, n);
+    free(all);
+    return rc;
+}
+
+static int make_endpoint(gradsync_context *ctx, int rank, int n, int algo, gradsync_allgather_fn allgather, void *arg,
+                         int64_t deadline_ns, gsi_endpoint **out)
+{
+    gsi_shm_address shm;
+    int listen_fd = -1, rc = shm_listen(&listen_fd, &shm), exchanged;
+    gsi_address *all = gsi_calloc((size_t)n, sizeof *all);
+    gsi_shm_peer *peers = gsi_calloc((size_t)n, sizeof *peers);
+
+    /* Even a rank without memory takes part, or the others would wait for it; only then it cannot. */
+    if (!all || !peers)
+        rc = gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for %d ranks", n);
+    else
+        rc = exchange_addresses(all, rank, n, algo, rc, &shm, allgather, arg);
+    exchanged = all && peers;
+    for (int r = 0; !rc && r < n; r++)
+        peers[r] = all[r].shm;
+    if (!rc) {
+        rc = gsi_shm_create(listen_fd, rank, n, peers, deadline_ns, &ctx->log, out);
+        listen_fd = -1;
+    }
+    if (listen_fd >= 0)
+        close(listen_fd);
+    free(all);
+    free(peers);
+    int made = !rc;
+    if (exchanged)
+        rc = exchange_outcomes(rc, rank, n, allgather, arg);
+    if (rc && made)
+        (*out)->ops->destroy(*out);
+    return rc;
+}
+
+static int algo_from_env(int *algo)
+{
+    const char *name = getenv("GRADSYNC_ALGO");
+    if (!name || !*name || !strcmp(name, "auto"))
+        return 0;
+    for (int i = 1; i < GRADSYNC_ALGO_COUNT; i++)
+        if (!strcmp(name, gradsync_algo_name(i))) {
+            *algo = i;
+            return 0;
+        }
+    return gsi_fail(GRADSYNC_ERR_INVALID,
+                    "GRADSYNC_ALGO=%.40s is no algorithm; use auto, oneshot, direct, staged, ring, tree, doubling or "
+                    "pairwise",
+                    name);
+}
+
+static void enlist(gradsync_comm *comm)
+{
+    pthread_mutex_lock(&comm->ctx->lock);
+    comm->next = comm->ctx->comms;
+    comm->ctx->comms = comm;
+    pthread_mutex_unlock(&comm->ctx->lock);
+}
+
+int gsi_comm_create(gradsync_context *ctx, int rank, int n, gradsync_allgather_fn allgather, void *arg,
+                    const gradsync_comm_config *config, gradsync_comm **out)
+{
+    int64_t start = gsi_now_ns();
+    gsi_endpoint *ep = NULL;
+    int algo = config->algo, rc = algo ? 0 : algo_from_env(&algo);
+    gradsync_comm *comm = rc ? NULL : gsi_calloc(1, sizeof *comm);
+
+    if (!rc && !comm)
+        rc = gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for a communicator");
+    if (rc)
+        return rc;
+    comm->ctx = ctx;
+    comm->timeout_ms = config->timeout_ms > 0 ? config->timeout_ms : ctx->timeout_ms;
+    snprintf(comm->transport, sizeof comm->transport, "%s", n > 1 ? "shm" : "self");
+    rc = make_endpoint(ctx, rank, n, algo, allgather, arg, gsi_deadline_ns(start, comm->timeout_ms), &ep);
+    if (rc) {
+        free(comm);
+        return rc;
+    }
+    rc = gsi_engine_init(&comm->engine, ep, &ctx->reg, &ctx->log);
+    comm->engine.default_algo = algo;
+    comm->engine.progress = ctx->progress;
+    comm->engine.strict = ctx->strict;
+    if (!rc)
+        rc = gsi_comm_calibrate(comm);
+    if (rc) {
+        gsi_engine_free(&comm->engine);
+        free(comm);
+        return rc;
+    }
+    enlist(comm);
+    comm->create_ms = (double)(gsi_now_ns() - start) / 1e6;
+    gsi_logf(&ctx->log, GRADSYNC_LOG_INFO, "rank %d of %d joined in %.1f ms over %s", rank, n, comm->create_ms,
+             comm->transport);
+    *out = comm;
+    return 0;
+}
+
+void gsi_comm_destroy(gradsync_comm *comm)
+{
+    gradsync_context *ctx = comm->ctx;
+
+    pthread_mutex_lock(&ctx->lock);
+    for (gradsync_comm **at = &ctx->comms; *at; at = &(*at)->next)
+        if (*at == comm) {
+            *at = comm->next;
+            break;
+        }
+    pthread_mutex_unlock(&ctx->lock);
+    gsi_engine_free(&comm->engine);
+    free(comm);
+}
+
+/* ---- Splitting ----------------------------------------------------------------- */
+
+typedef struct split_vote {
+    int32_t color, key;
+} split_vote;
+
+/* The out-of-band exchange of a part: an all-gather over the whole, of which the part's blocks count. */
+typedef struct split_exchange {
+    gradsync_comm *parent;
+    int *members; /* ranks in the parent, by rank in the part */
+    int count, rounds;
+} split_exchange;
+
+static int gather_over(gradsync_comm *parent, const void *send, void *recv, size_t bytes)
+{
+    gsi_call call = {.send = send,
+                     .recv = recv,
+                     .count = bytes,
+                     .esize = 1,
+                     .coll = GRADSYNC_ALL_GATHER,
+                     .dtype = GRADSYNC_U8,
+                     .timeout_ms = parent->timeout_ms,
+                     .tag = GSI_TAG_SPLIT};
+    return gsi_engine_run(&parent->engine, &call);
+}
+
+static int split_allgather(void *arg, const void *send, void *recv, size_t bytes)
+{
+    split_exchange *x = arg;
+    char *all = gsi_calloc((size_t)x->parent->engine.n, bytes);
+    if (!all)
+        return gsi_fail(GRADSYNC_ERR_NOMEM, "no memory to split a communicator");
+    x->rounds++;
+    int rc = gather_over(x->parent, send, all, bytes);
+    for (int i = 0; !rc && i < x->count; i++)
+        memcpy((char *)recv + (size_t)i * bytes, all + (size_t)x->members[i] * bytes, bytes);
+    free(all);
+    return rc;
+}
+
+/* The rounds that this rank did not need, because it is in no part or failed early, but others do. */
+static int skip_rounds(split_exchange *x)
+{
+    static const size_t bytes[GSI_CREATE_ROUNDS] = {sizeof(gsi_address), sizeof(gsi_outcome)};
+    int rc = 0;
+
+    while (!rc && x->rounds < GSI_CREATE_ROUNDS) {
+        size_t size = bytes[x->rounds++];
+        char *nothing = gsi_calloc(1, size), *all = gsi_calloc((size_t)x->parent->engine.n, size);
+        rc = nothing && all ? gather_over(x->parent, nothing, all, size)
+                            : gsi_fail(GRADSYNC_ERR_NOMEM, "no memory to split a communicator");
+        free(nothing);
+        free(all);
+    }
+    return rc;
+}
+
+/* The members of this rank's part in order of key, then rank; returns its rank among them. */
+static int find_members(const split_vote *votes, int n, int rank, split_exchange *x)
+{
+    int own = 0;
+
+    for (int r = 0; r < n; r++) {
+        if (votes[r].color != votes[rank].color)
+            continue;
+        int at = x->count++;
+        for (; at > 0 && votes[x->members[at - 1]].key > votes[r].key; at--)
+            x->members[at] = x->members[at - 1];
+        x->members[at] = r;
+    }
+    while (x->members[own] != rank)
+        own++;
+    return own;
+}
+
+int gsi_comm_split(gradsync_comm *parent, int color, int key, const gradsync_comm_config *config, gradsync_comm **out)
+{
+    int n = parent->engine.n, rank = parent->engine.rank, rc;
+    split_vote vote = {color, key}, *votes = gsi_calloc((size_t)n, sizeof *votes);
+    split_exchange x = {.parent = parent, .members = gsi_calloc((size_t)n, sizeof *x.members)};
+
+    *out = NULL;
+    rc = votes && x.members ? gather_over(parent, &vote, votes, sizeof vote)
+                            : gsi_fail(GRADSYNC_ERR_NOMEM, "no memory to split a communicator of %d ranks", n);
+    if (!rc && color >= 0) {
+        int own = find_members(votes, n, rank, &x);
+        rc = gsi_comm_create(parent->ctx, own, x.count, split_allgather, &x, config, out);
+    }
+    gradsync_error_info info = GRADSYNC_ERROR_INFO_INIT;
+    gradsync_last_error(&info);
+    int skipped = votes && x.members ? skip_rounds(&x) : 0;
+    if (rc)
+        gsi_fail_info(&info);
+    else if (skipped) {
+        rc = skipped;
+        if (*out)
+            gsi_comm_destroy(*out);
+        *out = NULL;
+    }
+    free(votes);
+    free(x.members);
+    return rc;
+}

@@ -1,0 +1,92 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+#include "comm/exchange.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/error.h"
+
+/* Ranks share memory if they run under one kernel (boot id) and see the same /dev/shm; the name tells
+ * apart containers and simulated hosts that have both in common but are meant to be hosts of their own. */
+void gsi_host_identity(char *id, size_t room, char *name, size_t name_room)
+{
+    const char *given = getenv("GRADSYNC_HOST_ID");
+    char boot[64] = "";
+    struct stat shm = {0};
+
+    if (gethostname(name, name_room))
+        snprintf(name, name_room, "?");
+    name[name_room - 1] = 0;
+    FILE *f = fopen("/proc/sys/kernel/random/boot_id", "re");
+    if (f) {
+        if (!fgets(boot, sizeof boot, f))
+            boot[0] = 0;
+        boot[strcspn(boot, "\n")] = 0;
+        fclose(f);
+    }
+    if (stat("/dev/shm", &shm))
+        shm.st_dev = 0;
+    if (given && *given)
+        snprintf(id, room, "=%s", given);
+    else
+        snprintf(id, room, "%s/%lx/%s", boot, (unsigned long)shm.st_dev, name);
+}
+
+int gsi_exchange(gradsync_allgather_fn allgather, void *arg, const void *send, void *recv, size_t bytes)
+{
+    if (!allgather) {
+        memcpy(recv, send, bytes);
+        return 0;
+    }
+    int rc = allgather(arg, send, recv, bytes);
+    if (!rc)
+        return 0;
+    /* The built-in exchanges have said why. */
+    gradsync_error_info info = GRADSYNC_ERROR_INFO_INIT;
+    if (rc < 0 && gradsync_last_error(&info) == rc)
+        return rc;
+    return gsi_fail(GRADSYNC_ERR_SYSTEM, "the out-of-band all-gather callback failed with %d; see its own messages",
+                    rc);
+}
+
+int gsi_addresses_check(const gsi_address *a, int rank, int n)
+{
+    for (int r = 0; r < n; r++) {
+        if (a[r].magic != GSI_ADDRESS_MAGIC || a[r].abi != GSI_ABI)
+            return gsi_fail(GRADSYNC_ERR_MISMATCH,
+                            "rank %d runs another build of libgradsync; use the same one on every rank", r);
+        if (a[r].rank != r || a[r].n != n)
+            return gsi_fail(GRADSYNC_ERR_MISMATCH,
+                            "at place %d of %d stands a rank that says it is %d of %d; check what each rank passes to "
+                            "gradsync_comm_create, and the order in which the callback gathers",
+                            r, n, a[r].rank, a[r].n);
+        if (a[r].algo != a[rank].algo)
+            return gsi_fail(GRADSYNC_ERR_MISMATCH, "rank %d fixes the algorithm to %s, rank %d to %s", r,
+                            gradsync_algo_name(a[r].algo), rank, gradsync_algo_name(a[rank].algo));
+    }
+    for (int r = 0; r < n; r++)
+        if (a[r].status)
+            return r == rank ? a[r].status : gsi_fail(a[r].status, "rank %d cannot join: %.200s", r, a[r].error);
+    for (int r = 0; r < n; r++)
+        if (strncmp(a[r].host_id, a[rank].host_id, sizeof a[r].host_id))
+            return gsi_fail(
+                GRADSYNC_ERR_UNSUPPORTED,
+                "rank %d is on %.63s, rank %d on %.63s, and this build has no transport between hosts; put all "
+                "ranks on one host (or set GRADSYNC_HOST_ID alike if they share memory)",
+                r, a[r].shm.host, rank, a[rank].shm.host);
+    return 0;
+}
+
+int gsi_outcomes_check(const gsi_outcome *outcomes, int rank, int n)
+{
+    if (outcomes[rank].status)
+        return outcomes[rank].status;
+    for (int r = 0; r < n; r++)
+        if (outcomes[r].status)
+            return gsi_fail(outcomes[r].status, "rank %d could not make the communicator: %.200s", r,
+                            outcomes[r].error);
+    return 0;
+}

@@ -1,0 +1,350 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Making an engine, and running collectives through it from the caller's threads. */
+#include "engine/engine.h"
+
+#include <errno.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/cpu.h"
+#include "base/error.h"
+#include "base/futex.h"
+
+/* ---- Making and ending ------------------------------------------------------- */
+
+static int init_lane(gsi_lane *lane, int n)
+{
+    size_t ranks = (size_t)n;
+    lane->base = gsi_calloc(3 * ranks, sizeof *lane->base);
+    lane->mem = gsi_calloc(2 * ranks, sizeof *lane->mem);
+    lane->mem_off = gsi_calloc(2 * ranks, sizeof *lane->mem_off);
+    lane->scale = gsi_calloc(ranks, sizeof *lane->scale);
+    /* A step has at most two operands of each rank: a source and what lies in its stage. */
+    lane->src = gsi_calloc(2 * ranks + 2, sizeof *lane->src);
+    lane->dst = gsi_calloc(2 * ranks + 2, sizeof *lane->dst);
+    lane->src_scale = gsi_calloc(2 * ranks + 2, sizeof *lane->src_scale);
+    lane->awaited = gsi_calloc(GSI_MAX_STREAMS * ranks, sizeof *lane->awaited);
+    return lane->base && lane->mem && lane->mem_off && lane->scale && lane->src && lane->dst && lane->src_scale &&
+                   lane->awaited
+               ? 0
+               : -1;
+}
+
+static void free_lane(gsi_lane *lane)
+{
+    free(lane->base);
+    free(lane->mem);
+    free(lane->mem_off);
+    free(lane->scale);
+    free(lane->src);
+    free(lane->dst);
+    free(lane->src_scale);
+    free(lane->awaited);
+}
+
+int gsi_engine_init(gsi_engine *e, gsi_endpoint *ep, gsi_register *reg, const gsi_log *log)
+{
+    int failed = pthread_mutex_init(&e->lock, NULL) || pthread_mutex_init(&e->queue_lock, NULL);
+
+    gsi_ticks_start();
+    e->ep = ep;
+    e->reg = reg;
+    e->log = log;
+    e->rank = ep->rank;
+    e->n = ep->n;
+    /* With a core for every rank the answer comes while one spins; with fewer, the rank that would give it may be
+     * waiting for this core. */
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    e->spin_us = ep->local_ranks <= cpus ? 20 : 1;
+    e->yield_us = ep->local_ranks <= cpus ? 60 : 100;
+    e->nt_bytes = UINT64_MAX;
+    for (uint32_t i = 0; i < ep->lanes; i++)
+        failed |= init_lane(&e->lanes[i], e->n);
+    return failed ? gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for an engine of %d ranks", e->n) : 0;
+}
+
+void gsi_engine_free(gsi_engine *e)
+{
+    pthread_mutex_lock(&e->lock);
+    gsi_failure ended = {GRADSYNC_ERR_BROKEN, e->rank, e->rank, "the communicator was destroyed"};
+    if (e->ep)
+        gsi_engine_break(e, &ended, 0, -1);
+    pthread_mutex_unlock(&e->lock);
+    if (e->thread_started) {
+        atomic_store(&e->stop, 1);
+        atomic_fetch_add(&e->work, 1);
+        gsi_futex_wake_all(&e->work);
+        e->ep->ops->wake(e->ep);
+        pthread_join(e->thread, NULL);
+    }
+    gsi_engine_free_plans(e);
+    for (uint32_t i = 0; i < GSI_MAX_LANES; i++)
+        free_lane(&e->lanes[i]);
+    if (e->ep)
+        e->ep->ops->destroy(e->ep);
+    pthread_mutex_destroy(&e->lock);
+    pthread_mutex_destroy(&e->queue_lock);
+}
+
+/* ---- Running ------------------------------------------------------------------- */
+
+static int broken(const gsi_engine *e)
+{
+    gradsync_error_info info = e->failure;
+    info.code = GRADSYNC_ERR_BROKEN;
+    snprintf(info.message, sizeof info.message, "this communicator failed earlier (%s: %.330s); destroy it",
+             gradsync_error_name(e->failure.code), e->failure.message);
+    return gsi_fail_info(&info);
+}
+
+static void prepare(gsi_engine *e, const gsi_call *call, gsi_op *op, gradsync_error_info *error)
+{
+    op->call = *call;
+    op->engine = e;
+    op->error = error;
+    op->bytes = call->count * call->esize;
+    op->fd = -1;
+    op->state = GSI_OP_QUEUED;
+    op->start_ticks = gsi_ticks();
+    op->deadline_ns = 0;
+}
+
+static void enqueue(gsi_engine *e, gsi_op *op)
+{
+    pthread_mutex_lock(&e->queue_lock);
+    op->seq = ++e->last_seq;
+    if (e->tail)
+        e->tail->next = op;
+    else
+        e->head = op;
+    e->tail = op;
+    atomic_fetch_add_explicit(&e->queued, 1, memory_order_release);
+    pthread_mutex_unlock(&e->queue_lock);
+}
+
+static void ring_thread(gsi_engine *e)
+{
+    if (!e->thread_started)
+        return;
+    atomic_fetch_add(&e->work, 1);
+    gsi_futex_wake_all(&e->work);
+}
+
+/* While callers drive the engine themselves, the thread keeps out of the way. */
+static void start_driving(gsi_engine *e)
+{
+    atomic_fetch_add(&e->drivers, 1);
+}
+
+static void stop_driving(gsi_engine *e)
+{
+    if (atomic_fetch_sub(&e->drivers, 1) == 1 && atomic_load(&e->outstanding))
+        ring_thread(e);
+}
+
+/* Drives until *op is done; lock is held. */
+static void drive(gsi_engine *e, gsi_op *op)
+{
+    gsi_backoff backoff = {0};
+
+    while (op->state != GSI_OP_DONE) {
+        if (gsi_engine_progress(e)) {
+            backoff.since = 0;
+            backoff.looks = 0;
+        } else if (op->state != GSI_OP_DONE) {
+            gsi_engine_back_off(e, &backoff);
+        }
+    }
+}
+
+int gsi_engine_run(gsi_engine *e, const gsi_call *call)
+{
+    gradsync_error_info error;
+    gsi_op op = {0};
+
+    prepare(e, call, &op, &error);
+    pthread_mutex_lock(&e->lock);
+    if (e->broken) {
+        pthread_mutex_unlock(&e->lock);
+        return broken(e);
+    }
+    op.deadline_ns = gsi_deadline_ns(gsi_now_ns(), call->timeout_ms);
+    start_driving(e);
+    enqueue(e, &op);
+    drive(e, &op);
+    pthread_mutex_unlock(&e->lock);
+    stop_driving(e);
+    return op.result ? gsi_fail_info(&error) : 0;
+}
+
+/* ---- Posting ------------------------------------------------------------------- */
+
+static void *progress_thread(void *arg)
+{
+    gsi_engine *e = arg;
+    gsi_backoff backoff = {0};
+
+    while (!atomic_load(&e->stop)) {
+        uint32_t work = atomic_load(&e->work);
+        if (!atomic_load(&e->outstanding) || atomic_load(&e->drivers)) {
+            gsi_futex_wait(&e->work, work, -1);
+            continue;
+        }
+        pthread_mutex_lock(&e->lock);
+        if (gsi_engine_progress(e)) {
+            backoff.since = 0;
+            backoff.looks = 0;
+        } else if (!atomic_load(&e->stop)) {
+            gsi_engine_back_off(e, &backoff);
+        }
+        pthread_mutex_unlock(&e->lock);
+    }
+    return NULL;
+}
+
+/* The thread takes no signals: they are the host's. lock is held. */
+static int start_thread(gsi_engine *e)
+{
+    sigset_t all, before;
+
+    if (e->thread_started || e->progress == GRADSYNC_PROGRESS_MANUAL)
+        return 0;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before);
+    int err = pthread_create(&e->thread, NULL, progress_thread, e);
+    pthread_sigmask(SIG_SETMASK, &before, NULL);
+    if (err)
+        return gsi_fail_errno(err, "cannot start the progress thread; set progress to MANUAL to go without");
+    e->thread_started = 1;
+    return 0;
+}
+
+int gsi_engine_post(gsi_engine *e, const gsi_call *call, gsi_op **out)
+{
+    gsi_op *op = gsi_calloc(1, sizeof *op);
+
+    if (!op)
+        return gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for a request");
+    if (!e->thread_started) {
+        pthread_mutex_lock(&e->lock);
+        int rc = start_thread(e);
+        pthread_mutex_unlock(&e->lock);
+        if (rc) {
+            free(op);
+            return rc;
+        }
+    }
+    prepare(e, call, op, &op->posted_error);
+    op->deadline_ns = gsi_deadline_ns(gsi_now_ns(), call->timeout_ms);
+    op->posted = 1;
+    if (e->broken) {
+        free(op);
+        return broken(e);
+    }
+    atomic_fetch_add(&e->outstanding, 1);
+    enqueue(e, op);
+    *out = op;
+    /* Let the others see it soon, if nobody drives the engine at this moment; but no work is done here. */
+    ring_thread(e);
+    e->ep->ops->wake(e->ep);
+    return 0;
+}
+
+static int result_of(const gsi_op *op)
+{
+    return op->result ? gsi_fail_info(op->error) : 0;
+}
+
+int gsi_engine_test(gsi_op *op)
+{
+    gsi_engine *e = op->engine;
+
+    if (!atomic_load_explicit(&op->done, memory_order_acquire) && !pthread_mutex_trylock(&e->lock)) {
+        gsi_engine_progress(e);
+        if (!e->thread_started) {
+            /* Nobody else would notice a lost peer or a deadline. */
+            int64_t now = gsi_now_ns();
+            if (now >= op->deadline_ns)
+                gsi_engine_look_for_trouble(e);
+        }
+        pthread_mutex_unlock(&e->lock);
+    }
+    return atomic_load_explicit(&op->done, memory_order_acquire) ? result_of(op) : GRADSYNC_IN_PROGRESS;
+}
+
+int gsi_engine_wait(gsi_op *op)
+{
+    gsi_engine *e = op->engine;
+    gsi_backoff backoff = {0};
+
+    if (atomic_load_explicit(&op->done, memory_order_acquire))
+        return result_of(op);
+    start_driving(e);
+    while (!atomic_load_explicit(&op->done, memory_order_acquire)) {
+        pthread_mutex_lock(&e->lock);
+        if (gsi_engine_progress(e)) {
+            backoff.since = 0;
+            backoff.looks = 0;
+        } else if (!atomic_load_explicit(&op->done, memory_order_acquire) && !e->broken) {
+            gsi_engine_back_off(e, &backoff);
+        }
+        pthread_mutex_unlock(&e->lock);
+    }
+    stop_driving(e);
+    return result_of(op);
+}
+
+int gsi_engine_fd(gsi_op *op)
+{
+    gsi_engine *e = op->engine;
+
+    if (!e->thread_started)
+        return gsi_fail(GRADSYNC_ERR_UNSUPPORTED, "a request's file descriptor needs a progress thread, but the "
+                                                  "context was made with GRADSYNC_PROGRESS_MANUAL");
+    pthread_mutex_lock(&e->queue_lock);
+    int err = 0;
+    if (op->fd < 0) {
+        op->fd = eventfd(atomic_load(&op->done) ? 1 : 0, EFD_CLOEXEC | EFD_NONBLOCK);
+        err = op->fd < 0 ? errno : 0;
+    }
+    int fd = op->fd;
+    pthread_mutex_unlock(&e->queue_lock);
+    return err ? gsi_fail_errno(err, "cannot make a file descriptor for a request") : fd;
+}
+
+/* Once it is done, nobody else looks at an op, and its engine may be gone. */
+static void free_done(gsi_op *op)
+{
+    if (op->fd >= 0)
+        close(op->fd);
+    free(op);
+}
+
+void gsi_engine_release(gsi_op *op)
+{
+    gsi_engine *e = op->engine;
+
+    if (atomic_load_explicit(&op->done, memory_order_acquire)) {
+        free_done(op);
+        return;
+    }
+    pthread_mutex_lock(&e->queue_lock);
+    int done = atomic_load(&op->done) != 0;
+    op->detached = 1;
+    pthread_mutex_unlock(&e->queue_lock);
+    if (done)
+        free_done(op);
+}
+
+void gsi_engine_abort(gsi_engine *e, const char *reason)
+{
+    gsi_failure failure = {GRADSYNC_ERR_PEER_LOST, e->rank, e->rank, ""};
+    snprintf(failure.text, sizeof failure.text, "rank %d aborted%s%.160s", e->rank, reason && *reason ? ": " : "",
+             reason ? reason : "");
+    e->ep->ops->fail(e->ep, &failure);
+}

@@ -1,0 +1,353 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Starting and stepping collectives: queued -> entered -> (stage) -> running -> done. */
+#include "engine/engine.h"
+
+#include "base/cpu.h"
+#include "base/error.h"
+
+static gsi_lane *lane_of(gsi_engine *e, uint64_t seq)
+{
+    return &e->lanes[seq % e->ep->lanes];
+}
+
+/* ---- Entering --------------------------------------------------------------- */
+
+static uint64_t contribution_bytes(const gsi_op *op, int n)
+{
+    return op->call.coll == GRADSYNC_REDUCE_SCATTER ? op->bytes * (uint64_t)n : op->bytes;
+}
+
+static uint64_t result_bytes(const gsi_op *op, int n)
+{
+    return op->call.coll == GRADSYNC_ALL_GATHER ? op->bytes * (uint64_t)n : op->bytes;
+}
+
+static int uses_send(const gsi_engine *e, const gsi_call *call)
+{
+    return call->coll != GRADSYNC_BROADCAST || call->root == e->rank;
+}
+
+static int uses_recv(const gsi_engine *e, const gsi_call *call)
+{
+    return call->coll != GRADSYNC_REDUCE || call->root == e->rank;
+}
+
+/* Finds the buffers in the register and hands them to the peers. 0, or IN_PROGRESS. Memory that
+ * cannot be handed over counts as plain. */
+static int share_memory(gsi_engine *e, gsi_op *op)
+{
+    const gsi_call *call = &op->call;
+    gsi_memory **held[] = {&op->send_mem, &op->recv_mem};
+    const void *addr[] = {call->send, call->recv};
+    uint64_t bytes[] = {contribution_bytes(op, e->n), result_bytes(op, e->n)};
+    int used[] = {uses_send(e, call), uses_recv(e, call)};
+
+    for (int i = 0; i < 2; i++) {
+        if (used[i] && !*held[i])
+            *held[i] = gsi_register_get(e->reg, addr[i], bytes[i]);
+        if (!*held[i])
+            continue;
+        int rc = (*held[i])->fd < 0 ? GRADSYNC_ERR_UNSUPPORTED : e->ep->ops->share(e->ep, *held[i]);
+        if (rc == GRADSYNC_IN_PROGRESS)
+            return rc;
+        if (rc < 0) {
+            gsi_register_put(e->reg, *held[i]);
+            *held[i] = NULL;
+        }
+    }
+    return 0;
+}
+
+/* Shareable: every buffer that this rank uses lies in memory that peers can reach. */
+static int describe_memory(gsi_engine *e, gsi_op *op, gsi_header *header)
+{
+    const gsi_call *call = &op->call;
+    if (op->send_mem) {
+        header->u.mem.send = op->send_mem->id;
+        header->u.mem.send_off = (const char *)call->send - op->send_mem->share_addr;
+    }
+    if (op->recv_mem) {
+        header->u.mem.recv = op->recv_mem->id;
+        header->u.mem.recv_off = (const char *)call->recv - op->recv_mem->share_addr;
+    }
+    return (op->send_mem || !uses_send(e, call)) && (op->recv_mem || !uses_recv(e, call));
+}
+
+/* 1 if the op has entered, 0 if it has to wait. */
+static int start(gsi_engine *e, gsi_op *op)
+{
+    const gsi_call *call = &op->call;
+    const gsi_eager_limits *limits = &e->eager[call->coll];
+    gsi_lane *lane = lane_of(e, op->seq);
+    uint64_t payload = contribution_bytes(op, e->n);
+    int algo = call->algo ? call->algo : e->default_algo;
+    gsi_header header = {
+        .fingerprint = gsi_engine_fingerprint(call), .count = call->count, .done = e->done, .scale = 1};
+
+    if (lane->op)
+        return 0;
+    if (op->seq > e->peers_done + e->ep->lanes) {
+        e->peers_done = e->ep->ops->done(e->ep);
+        if (op->seq > e->peers_done + e->ep->lanes)
+            return 0;
+    }
+    /* Shared memory is looked for only where it could make a difference. */
+    op->attached = algo ? algo == GRADSYNC_ALGO_ONESHOT : payload <= limits->always;
+    if (!op->attached && call->count) {
+        if (share_memory(e, op))
+            return 0;
+        int shareable = describe_memory(e, op, &header);
+        header.kind = shareable ? GSI_HEADER_SHAREABLE : 0;
+        op->attached = !algo && !shareable && payload <= limits->private;
+    }
+    if (op->attached)
+        header.kind |= GSI_HEADER_PAYLOAD;
+    if (call->op == GRADSYNC_PREMUL_SUM || (call->flags & GRADSYNC_PRESCALE))
+        header.scale = call->prescale;
+    if (!op->attached || !uses_send(e, call))
+        payload = 0;
+    lane->op = op;
+    e->newest = op->seq;
+    op->state = GSI_OP_ENTERED;
+    op->entered_next = 0;
+    e->ep->ops->enter(e->ep, op->seq, &header, call->send, payload);
+    return 1;
+}
+
+/* ---- After the exchange of headers ------------------------------------------- */
+
+/* Bytes of [off, off + bytes) before and after a mapping of room bytes; -1: more than a page of them,
+ * which no registration can lead to. */
+static int fringes(int64_t off, uint64_t bytes, uint64_t room, uint64_t *head, uint64_t *tail)
+{
+    const int64_t page = 1 << 16;
+    uint64_t before = off < 0 ? (uint64_t)-off : 0;
+
+    if (off < -page || off > INT64_MAX / 2 || bytes > INT64_MAX / 2)
+        return -1;
+    uint64_t end = bytes > before ? (uint64_t)((int64_t)bytes + off) : 0;
+    uint64_t after = end > room ? end - room : 0;
+    if (after > (uint64_t)page)
+        return -1;
+    *head = before > *head ? before : *head;
+    *tail = after > *tail ? after : *tail;
+    return 0;
+}
+
+/* Resolves one buffer of one rank. 0, or -1: out of reach after all; < -1: an error code. */
+static int resolve(gsi_engine *e, gsi_lane *lane, int space, int rank, uint32_t id, int64_t off, uint64_t bytes,
+                   uint64_t *head, uint64_t *tail)
+{
+    void *base = NULL;
+    uint64_t room = 0;
+    int at = space * e->n + rank;
+
+    lane->mem[at] = id;
+    lane->mem_off[at] = (uint64_t)off;
+    if (rank == e->rank) {
+        const gsi_memory *own = space == GSI_SEND ? lane->op->send_mem : lane->op->recv_mem;
+        return fringes(off, bytes, own->share_bytes, head, tail);
+    }
+    int rc = e->ep->ops->resolve(e->ep, rank, id, &base, &room);
+    if (rc)
+        return rc;
+    lane->base[at] = (char *)base + off;
+    return fringes(off, bytes, room, head, tail);
+}
+
+/* Where all ranks' SEND and RECV lie, if all are shareable. *shareable, *head and *tail come out the
+ * same on every rank, since they are made from what every rank sees alike. */
+static int bind_user_memory(gsi_engine *e, gsi_lane *lane, int *shareable, uint64_t *head, uint64_t *tail)
+{
+    gsi_op *op = lane->op;
+    uint64_t send_bytes = contribution_bytes(op, e->n), recv_bytes = result_bytes(op, e->n);
+
+    for (int r = 0; *shareable && r < e->n; r++) {
+        const gsi_header *h = e->ep->ops->header(e->ep, op->seq, r);
+        int rc = 0;
+        if (h->u.mem.send)
+            rc = resolve(e, lane, GSI_SEND, r, h->u.mem.send, h->u.mem.send_off, send_bytes, head, tail);
+        if (!rc && h->u.mem.recv)
+            rc = resolve(e, lane, GSI_RECV, r, h->u.mem.recv, h->u.mem.recv_off, recv_bytes, head, tail);
+        if (rc < -1)
+            return rc;
+        if (rc)
+            *shareable = 0;
+    }
+    uint64_t e1 = op->call.esize - 1;
+    *head = (*head + e1) / op->call.esize * op->call.esize;
+    *tail = (*tail + e1) / op->call.esize * op->call.esize;
+    /* Only the all-reduce has a plan for memory whose ends are out of reach. */
+    if ((*head || *tail) && (op->call.coll != GRADSYNC_ALL_REDUCE || *head + *tail >= op->bytes))
+        *shareable = 0;
+    if (!*shareable)
+        *head = *tail = 0;
+    return 0;
+}
+
+static void bind_own_memory(gsi_engine *e, gsi_lane *lane)
+{
+    const gsi_call *call = &lane->op->call;
+    lane->base[GSI_SEND * e->n + e->rank] = (char *)(uintptr_t)call->send;
+    lane->base[GSI_RECV * e->n + e->rank] = call->recv;
+}
+
+static void bind_stage(gsi_engine *e, gsi_lane *lane)
+{
+    const gsi_op *op = lane->op;
+    const gsi_plan *plan = op->entry->plan;
+    void **stage = lane->base + GSI_STAGE * e->n;
+
+    for (int r = 0; r < e->n; r++)
+        stage[r] = plan->slot ? (void *)(uintptr_t)e->ep->ops->slot(e->ep, op->seq, r, plan->eager)
+                              : e->ep->ops->stage(e->ep, r);
+}
+
+static void begin_plan(gsi_engine *e, gsi_lane *lane)
+{
+    bind_stage(e, lane);
+    gsi_engine_start_plan(e, lane);
+    lane->op->algo = lane->op->entry->plan->algo;
+}
+
+/* All headers are there: compares them, chooses the plan. 0, or the error that ends the op. */
+static int after_headers(gsi_engine *e, gsi_lane *lane)
+{
+    gsi_op *op = lane->op;
+    int shareable = op->call.count > 0, attached = 1, scaled = 0;
+    uint64_t head = 0, tail = 0, done = e->done;
+
+    e->left_gather = op->seq;
+    int rc = gsi_engine_compare(e, op);
+    if (rc)
+        return rc;
+    for (int r = 0; r < e->n; r++) {
+        const gsi_header *h = e->ep->ops->header(e->ep, op->seq, r);
+        shareable &= (h->kind & GSI_HEADER_SHAREABLE) != 0;
+        attached &= (h->kind & GSI_HEADER_PAYLOAD) != 0;
+        done = h->done < done ? h->done : done;
+        lane->scale[r] = h->scale;
+        scaled |= h->scale != 1;
+    }
+    lane->scaled = scaled;
+    if (done > e->peers_done)
+        e->peers_done = done;
+    bind_own_memory(e, lane);
+    if (shareable) {
+        rc = bind_user_memory(e, lane, &shareable, &head, &tail);
+        if (rc)
+            return rc;
+    }
+    rc = gsi_engine_plan(e, op, shareable, attached, head, tail, &op->entry);
+    if (rc)
+        return rc;
+    op->predicted_us = op->entry->predicted_us;
+    lane->seg_bytes = 0;
+    const gsi_plan *plan = op->entry->plan;
+    for (int i = 0; i < plan->nstreams * e->n; i++)
+        lane->awaited[i] = 0;
+    op->state = plan->stage_bytes && !plan->slot ? GSI_OP_STAGE : GSI_OP_RUNNING;
+    if (op->state == GSI_OP_RUNNING)
+        begin_plan(e, lane);
+    return 0;
+}
+
+/* ---- Running ------------------------------------------------------------------ */
+
+/* The plan has ended: the next segment of a long message, or the end. */
+static int next_segment(gsi_engine *e, gsi_lane *lane)
+{
+    gsi_op *op = lane->op;
+    const gsi_plan_entry *entry = op->entry;
+    const gsi_plan *plan = entry->plan;
+    uint64_t left = op->call.count - op->segment;
+
+    if (left <= entry->segment)
+        return 1;
+    for (int i = 0; i < plan->nstreams * e->n; i++)
+        lane->awaited[i] += plan->awaits[i];
+    op->segment += entry->segment;
+    lane->seg_bytes += entry->segment * op->call.esize;
+    left -= entry->segment;
+    if (left < entry->segment) {
+        /* A user of the cached plan until its successor is found, which thus cannot take its place. */
+        const gsi_plan_key key = entry->key;
+        const gsi_plan_entry *tail;
+        int rc = gsi_engine_plan(e, op, key.shareable, key.attached, key.head, key.tail, &tail);
+        if (rc)
+            return rc;
+        gsi_engine_plan_done(entry);
+        op->entry = tail;
+    }
+    begin_plan(e, lane);
+    return 0;
+}
+
+/* 1 if the lane's op moved. */
+static int step(gsi_engine *e, gsi_lane *lane)
+{
+    gsi_op *op = lane->op;
+    int moved = 0, rc = 0;
+
+    if (op->state == GSI_OP_ENTERED) {
+        /* In order, so that all ranks hand out the staging memory in the same order. */
+        if (e->left_gather + 1 != op->seq || !e->ep->ops->entered(e->ep, op->seq, &op->entered_next))
+            return 0;
+        moved = 1;
+        rc = after_headers(e, lane);
+        if (rc) {
+            gsi_engine_finish(e, op, rc);
+            return 1;
+        }
+    }
+    if (op->state == GSI_OP_STAGE) {
+        if (e->peers_done < e->stage_user)
+            e->peers_done = e->ep->ops->done(e->ep);
+        if (e->peers_done < e->stage_user)
+            return moved;
+        e->stage_user = op->seq;
+        op->state = GSI_OP_RUNNING;
+        begin_plan(e, lane);
+    }
+    rc = gsi_engine_run_plan(e, lane, &moved);
+    if (rc == 1)
+        rc = next_segment(e, lane);
+    if (rc)
+        gsi_engine_finish(e, op, rc < 0 ? rc : 0);
+    return moved || rc;
+}
+
+int gsi_engine_progress(gsi_engine *e)
+{
+    gsi_failure failure;
+    int moved = 0;
+
+    if (e->broken) {
+        gsi_engine_fail_queued(e);
+        return 0;
+    }
+    if (e->ep->ops->failure(e->ep, &failure)) {
+        gsi_engine_break(e, &failure, 0, -1);
+        return 1;
+    }
+    while (atomic_load_explicit(&e->queued, memory_order_acquire)) {
+        pthread_mutex_lock(&e->queue_lock);
+        gsi_op *op = e->head;
+        pthread_mutex_unlock(&e->queue_lock);
+        if (!op || !start(e, op))
+            break;
+        pthread_mutex_lock(&e->queue_lock);
+        e->head = op->next;
+        if (!e->head)
+            e->tail = NULL;
+        pthread_mutex_unlock(&e->queue_lock);
+        atomic_fetch_sub_explicit(&e->queued, 1, memory_order_relaxed);
+        moved = 1;
+    }
+    for (uint64_t seq = e->done + 1; seq <= e->newest && !e->broken; seq++) {
+        gsi_lane *lane = lane_of(e, seq);
+        if (lane->op && lane->op->seq == seq)
+            moved |= step(e, lane);
+    }
+    return moved;
+}

@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* What a collective did, and what one would do, in words. */
+#include "engine/engine.h"
+
+#include <stdio.h>
+
+#include "base/cpu.h"
+
+/* The reason is made when it is asked for: the choice is a pure function of what the op carries. */
+static void explain_choice(const gsi_engine *e, const gsi_op *op, char *text, size_t room)
+{
+    gsi_choice choice;
+    int plain = op->algo == GRADSYNC_ALGO_ONESHOT || op->algo == GRADSYNC_ALGO_STAGED;
+
+    if (op->call.algo || e->default_algo) {
+        snprintf(text, room, "%s: asked for by the %s", gradsync_algo_name(op->algo),
+                 op->call.algo ? "call" : "communicator");
+        return;
+    }
+    gsi_engine_choose(e, &op->call, !plain, 0, 0, 0, &choice);
+    if (choice.algo == op->algo)
+        snprintf(text, room, "%s", choice.reason);
+    else
+        snprintf(text, room, "%s: %.1f us predicted; the payload travels with the header", gradsync_algo_name(op->algo),
+                 op->predicted_us);
+}
+
+void gsi_engine_report(const gsi_engine *e, const gsi_op *op, gradsync_report *out)
+{
+    *out = (gradsync_report){
+        .coll = op->call.coll,
+        .algo = op->algo,
+        .result = op->result,
+        .seq = op->seq,
+        .bytes = op->bytes,
+        .predicted_us = op->predicted_us,
+        .measured_us = op->measured_us,
+        .wait_us = op->measured_us - gsi_ticks_us(op->work_ticks),
+    };
+    if (op->result)
+        snprintf(out->reason, sizeof out->reason, "failed: %s", gradsync_strerror(op->result));
+    else
+        explain_choice(e, op, out->reason, sizeof out->reason);
+}

@@ -1,0 +1,57 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Waiting without burning the CPU: spin while the answer can be there in a moment, yield while a
+ * rank on the same core may need it, then sleep until a peer wakes this rank. */
+#include "engine/engine.h"
+
+#include <sched.h>
+
+#include "base/cpu.h"
+
+enum { LOOK_AT_CLOCK = 32 };
+static const int64_t nap_ns = 50000000, check_ns = 100000000;
+
+static void sleep_once(gsi_engine *e, gsi_backoff *b)
+{
+    uint32_t ticket = e->ep->ops->sleep_begin(e->ep);
+    /* Nothing that happens from here on is missed: the sleep returns at once if it did. */
+    int moved = gsi_engine_progress(e) || e->broken;
+    if (!moved) {
+        pthread_mutex_unlock(&e->lock);
+        e->ep->ops->sleep(e->ep, ticket, nap_ns);
+        pthread_mutex_lock(&e->lock);
+    }
+    e->ep->ops->sleep_end(e->ep);
+    if (moved) {
+        *b = (gsi_backoff){.checked_ns = b->checked_ns};
+        return;
+    }
+    int64_t now = gsi_now_ns();
+    if (!b->checked_ns)
+        b->checked_ns = now;
+    if (now - b->checked_ns >= check_ns) {
+        b->checked_ns = now;
+        gsi_engine_look_for_trouble(e);
+    }
+}
+
+void gsi_engine_back_off(gsi_engine *e, gsi_backoff *b)
+{
+    if (!b->since)
+        b->since = gsi_ticks();
+    if (++b->looks % LOOK_AT_CLOCK) {
+        gsi_pause();
+        return;
+    }
+    double waited_us = gsi_ticks_us(gsi_ticks() - b->since);
+    if (waited_us < e->spin_us)
+        return;
+    if (waited_us < e->yield_us) {
+        b->looks = LOOK_AT_CLOCK - 1; /* the clock is cheap beside a system call: from now on every time */
+        pthread_mutex_unlock(&e->lock);
+        sched_yield();
+        pthread_mutex_lock(&e->lock);
+        return;
+    }
+    b->looks = LOOK_AT_CLOCK - 1;
+    sleep_once(e, b);
+}

@@ -1,0 +1,21 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The shared-memory transport: ranks of one host, as processes or as threads. */
+#ifndef GSI_SHM_H
+#define GSI_SHM_H
+
+#include "transport/shm/link.h"
+#include "transport/transport.h"
+
+/* What a rank tells its peers about itself, beside its socket. */
+typedef struct gsi_shm_peer {
+    gsi_shm_address address;
+    char host[64];
+} gsi_shm_peer;
+
+/* Makes the endpoint of `rank` among n ranks that are all on this host. listen_fd is
+ * from shm_listen() and is closed in any case; peers are indexed by rank. Errors: see
+ * shm_links_make(), NOMEM, SYSTEM. */
+int gsi_shm_create(int listen_fd, int rank, int n, const gsi_shm_peer *peers, int64_t deadline_ns, const gsi_log *log,
+                   gsi_endpoint **out);
+
+#endif
