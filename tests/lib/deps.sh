@@ -4,6 +4,10 @@
 # or through sudo. Touches neither the network nor the system if none is. Sourced by tests/run
 # and examples/demo. Exits with a message that names the packages where it cannot help.
 
+# What a build of everything needs. The tests add to it in stages.sh.
+# shellcheck disable=SC2034
+base_packages=(gcc libc6-dev meson ninja-build pkg-config python3 libsodium-dev zlib1g-dev)
+
 need_packages() {
     local missing=() package root=()
     if ! command -v dpkg-query >/dev/null 2>&1; then
