@@ -177,6 +177,7 @@ void gsi_engine_finish(gsi_engine *e, gsi_op *op, int result)
         return;
     }
     if (result == GRADSYNC_ERR_UNSUPPORTED) {
+        *op->error = (gradsync_error_info)GRADSYNC_ERROR_INFO_INIT;
         gradsync_last_error(op->error);
         op->error->seq = op->seq;
         op->error->rank = e->rank;
