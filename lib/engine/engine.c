@@ -274,7 +274,14 @@ int gsi_engine_test(gsi_op *op)
         }
         pthread_mutex_unlock(&e->lock);
     }
-    return atomic_load_explicit(&op->done, memory_order_acquire) ? result_of(op) : GRADSYNC_IN_PROGRESS;
+    int done = atomic_load_explicit(&op->done, memory_order_acquire) != 0;
+    if (!done) {
+        /* The end is told under this lock, first by the descriptor: who saw that readable finds it done. */
+        pthread_mutex_lock(&e->queue_lock);
+        done = atomic_load_explicit(&op->done, memory_order_acquire) != 0;
+        pthread_mutex_unlock(&e->queue_lock);
+    }
+    return done ? result_of(op) : GRADSYNC_IN_PROGRESS;
 }
 
 int gsi_engine_wait(gsi_op *op)
