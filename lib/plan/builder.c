@@ -201,6 +201,7 @@ static void number_peer(gsi_builder *b, gsi_program *program, int peer)
     gsi_builder other = {.args = b->args,
                          .shape = b->shape,
                          .n = b->n,
+                         .gathered = b->gathered,
                          .rank = peer,
                          .watch = b->rank,
                          .numbers = b->numbers,
@@ -249,6 +250,45 @@ int gsi_run_program(gsi_builder *b, gsi_program *program, const void *shape)
     free(b->numbers);
     b->numbers = NULL;
     return b->error;
+}
+
+int gsi_depth(const gsi_plan_args *args)
+{
+    /* Data of two kinds and their credits can be in flight from one rank to another. */
+    uint32_t depth = args->credits ? args->credits / 4 : 4;
+
+    return depth < 1 ? 1 : depth > 4 ? 4 : (int)depth;
+}
+
+int gsi_too_long(gsi_builder *b)
+{
+    b->error = gsi_fail(GRADSYNC_ERR_INVALID, "plan: %llu elements are too many pieces: build it in segments",
+                        (unsigned long long)b->args->count);
+    return b->error;
+}
+
+int gsi_place_of(const gsi_plan_args *args, int rank)
+{
+    int place = 0;
+
+    if (!args->order)
+        return rank;
+    while (place < args->n - 1 && args->order[place] != rank)
+        place++;
+    return place;
+}
+
+int gsi_at_place(const gsi_plan_args *args, int place)
+{
+    place = place % args->n;
+    if (place < 0)
+        place += args->n;
+    return args->order ? args->order[place] : place;
+}
+
+uint64_t gsi_clamp(uint64_t value, uint64_t low, uint64_t high)
+{
+    return value < low ? low : value > high ? high : value;
 }
 
 uint64_t gsi_mul(uint64_t a, uint64_t b)

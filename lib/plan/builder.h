@@ -34,6 +34,7 @@ typedef struct gsi_builder {
     int32_t n, rank, watch;
     int32_t stream; /* the stream being appended to */
     int error;      /* the first error; later appends do nothing */
+    int gathered;   /* all ranks have entered the call before the first step */
     int skip;       /* the step under way has no bytes: leave it out, with its places */
     uint32_t room_steps, room_places, room_events, room_numbers;
     uint64_t *events;          /* by step: the event that a WAIT awaits; its value follows later */
@@ -95,6 +96,16 @@ const char *gsi_unfit_pairwise(const gsi_plan_args *args);
 /* The one of args->algo. */
 const char *gsi_unfit(const gsi_plan_args *args);
 
+/* The parts of ring that are chains. */
+int gsi_is_chain(const gsi_plan_args *args);
+int gsi_build_chain(gsi_builder *b);
+const char *gsi_unfit_chain(const gsi_plan_args *args);
+uint64_t gsi_segment_chain(const gsi_plan_args *args);
+
+/* A barrier by dissemination (Hensgen, Finkel & Manber 1988): log2 n rounds of single
+ * signals. Also what ring, doubling and tree do with a message of no elements. */
+int gsi_build_dissemination(gsi_builder *b);
+
 /* Elements that one plan of these arguments should cover at most, by algorithm;
  * UINT64_MAX: any number. */
 uint64_t gsi_segment_staged(const gsi_plan_args *args);
@@ -110,6 +121,14 @@ uint64_t gsi_staged_block(const gsi_plan_args *args);
 uint64_t gsi_piece(uint64_t want, uint64_t stage, uint64_t slots, uint32_t esize);
 /* The grain (elements) of borders inside something cut into pieces of `piece` elements. */
 uint64_t gsi_grain(uint64_t piece, uint32_t esize);
+/* Pieces that may be under way from one rank to another at once. */
+int gsi_depth(const gsi_plan_args *args);
+/* Fails: the message has more pieces than one plan can have. */
+int gsi_too_long(gsi_builder *b);
+uint64_t gsi_clamp(uint64_t value, uint64_t low, uint64_t high);
+/* The order of ranks on a ring: the place of a rank, and the rank at a place >= -n. */
+int gsi_place_of(const gsi_plan_args *args, int rank);
+int gsi_at_place(const gsi_plan_args *args, int place);
 /* a * b, or UINT64_MAX where that is less than the product. */
 uint64_t gsi_mul(uint64_t a, uint64_t b);
 

@@ -68,27 +68,34 @@ static int build_local(gsi_builder *b)
     return b->error;
 }
 
-/* What awaits[] says: the highest number awaited from each rank. */
-static int count_awaits(gsi_builder *b)
+/* Fills awaits[], the highest number awaited from each rank, and leaves out the WAITs that a WAIT for
+ * a later signal of the same peer has made void. */
+static int settle_waits(gsi_plan *plan)
 {
-    gsi_plan *plan = b->plan;
+    uint32_t to = 0;
 
     plan->awaits = gsi_calloc((size_t)plan->nstreams * (size_t)plan->n, sizeof *plan->awaits);
     if (!plan->awaits)
         return gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for the plan of a collective");
     for (int s = 0; s < plan->nstreams; s++) {
         uint32_t *row = plan->awaits + (size_t)s * (size_t)plan->n, all = 0;
-        for (uint32_t i = 0; i < plan->streams[s].count; i++) {
-            const gsi_step *step = &plan->steps[plan->streams[s].first + i];
-            if (step->kind != GSI_STEP_WAIT)
-                continue;
-            uint32_t *most = step->peer == GSI_ALL ? &all : &row[step->peer];
-            if (*most < step->value)
+        uint32_t from = plan->streams[s].first, end = from + plan->streams[s].count;
+        plan->streams[s].first = to;
+        for (; from < end; from++) {
+            const gsi_step *step = &plan->steps[from];
+            if (step->kind == GSI_STEP_WAIT) {
+                uint32_t *most = step->peer == GSI_ALL ? &all : &row[step->peer];
+                if (step->value <= *most)
+                    continue;
                 *most = step->value;
+            }
+            plan->steps[to++] = *step;
         }
+        plan->streams[s].count = to - plan->streams[s].first;
         for (int r = 0; all && r < plan->n; r++)
             row[r] = r == plan->rank ? 0 : all;
     }
+    plan->nsteps = to;
     return 0;
 }
 
@@ -102,12 +109,18 @@ static const algorithm algorithms[GRADSYNC_ALGO_COUNT] = {
     [GRADSYNC_ALGO_ONESHOT] = {gsi_unfit_oneshot, gsi_build_oneshot, NULL},
     [GRADSYNC_ALGO_DIRECT] = {gsi_unfit_direct, gsi_build_direct, NULL},
     [GRADSYNC_ALGO_STAGED] = {gsi_unfit_staged, gsi_build_staged, gsi_segment_staged},
+    [GRADSYNC_ALGO_RING] = {gsi_unfit_ring, gsi_build_ring, gsi_segment_ring},
+    [GRADSYNC_ALGO_TREE] = {gsi_unfit_tree, gsi_build_tree, gsi_segment_tree},
+    [GRADSYNC_ALGO_DOUBLING] = {gsi_unfit_doubling, gsi_build_doubling, NULL},
+    [GRADSYNC_ALGO_PAIRWISE] = {gsi_unfit_pairwise, gsi_build_pairwise, gsi_segment_pairwise},
 };
 
 const char *gsi_unfit(const gsi_plan_args *args)
 {
     if (args->algo <= GRADSYNC_ALGO_AUTO || args->algo >= GRADSYNC_ALGO_COUNT || !algorithms[args->algo].unfit)
         return "there is no such algorithm";
+    if (args->n > 1 && args->algo >= GRADSYNC_ALGO_RING && args->credits && args->credits < 4)
+        return "fewer than 4 signals may be in flight";
     return args->n > 1 ? algorithms[args->algo].unfit(args) : NULL;
 }
 
@@ -136,7 +149,7 @@ int gsi_plan_build(const gsi_plan_args *args, gsi_plan **out)
     if (!error)
         error = b.error;
     if (!error)
-        error = count_awaits(&b);
+        error = settle_waits(b.plan);
     free(b.events);
     if (error) {
         gsi_plan_free(b.plan);

@@ -111,6 +111,7 @@ typedef struct gsi_plan_args {
     uint32_t credits;    /* signals in flight from one rank to another on one stream, at most */
     uint32_t flags;      /* enum gradsync_coll_flags: ORDERED matters */
     uint32_t reach;      /* 1: PUTs of every rank reach all of every rank's RECV; else results go by STAGE too */
+    const int32_t *order; /* n ranks in the order of the ring, the caller's; NULL: by number */
 } gsi_plan_args;
 
 /* Builds the plan of args->rank. The caller owns *out and frees it with
