@@ -9,6 +9,7 @@ nor torch is imported.
 from __future__ import annotations
 
 import ctypes as c
+import re
 import sys
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
@@ -104,15 +105,22 @@ def _find(obj: Any) -> Optional[Buffer]:
     interface = getattr(obj, "__cuda_array_interface__", None)
     if interface is not None:
         return _from_interface(obj, interface, "a CUDA device")
+    refused: Optional[Exception] = None
+    try:
+        export = _Export(obj)
+    except TypeError:
+        pass  # no buffer protocol
+    except (BufferError, ValueError) as error:
+        refused = error  # or no way to tell this element type: numpy with ml_dtypes
+    else:
+        return _from_export(obj, export)
     interface = getattr(obj, "__array_interface__", None)
     if isinstance(interface, dict):
         return _from_interface(obj, interface, "cpu")
-    try:
-        return _from_buffer(obj)
-    except TypeError:
-        pass
     if hasattr(obj, "__dlpack__"):
         return _from_dlpack(obj)
+    if refused is not None:
+        raise InvalidError("%s gives no plain buffer: %s" % (type(obj).__name__, refused)) from refused
     return None
 
 
@@ -206,11 +214,7 @@ def _format_type(format: str, itemsize: int) -> Tuple[Optional[DType], int]:
     return None, 0
 
 
-def _from_buffer(obj: Any) -> Buffer:
-    try:
-        export = _Export(obj)
-    except BufferError as error:
-        raise InvalidError("%s gives no plain buffer: %s" % (type(obj).__name__, error)) from error
+def _from_export(obj: Any, export: _Export) -> Buffer:
     view = export.view
     if view.len and not _is_contiguous(c.byref(view), b"C"):
         raise _not_contiguous(obj)
@@ -234,7 +238,8 @@ def _from_interface(obj: Any, interface: Dict[str, Any], device: str) -> Buffer:
         raise InvalidError("the array interface of this %s has no address" % type(obj).__name__)
     shape = interface["shape"]
     typestr = str(interface["typestr"])
-    order, kind, itemsize = typestr[0], typestr[1], int(typestr[2:])
+    order, kind = typestr[0], typestr[1]
+    itemsize = int(re.match(r"\d*", typestr[2:]).group() or 0)  # type: ignore[union-attr]
     nbytes = itemsize
     for extent in shape:
         nbytes *= extent

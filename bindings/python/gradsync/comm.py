@@ -62,6 +62,7 @@ class CommHandle:
         self.lock = threading.Lock()
         self.calls = 0
         self.pending: Set[RequestHandle] = set()
+        context.retain()
         _lib.live.add(self)
 
     def using(self, even_closed: bool = False) -> _Using:
@@ -96,6 +97,9 @@ class CommHandle:
         lib.gradsync_comm_destroy(value)
         for handle in list(self.pending):  # ended as BROKEN, or finished just before
             self.finish(handle, lib.gradsync_test(handle.value))
+            if handle.abandoned:
+                handle.free()
+        self.context.release()
 
     def close_at_exit(self) -> None:
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import logging
+import threading
 from typing import TYPE_CHECKING, Any, Callable, Iterator, List, Optional, Sequence, Tuple, Type, Union
 
 from . import _abi, _lib
@@ -35,17 +36,37 @@ _PYTHON_LEVELS = {
 
 
 class ContextHandle:
-    """Owns the C handle. Memory and communicators hold a reference, so that the
-    context ends after them, whatever the order in which Python drops things."""
+    """Owns the C handle, which must end after its memory and communicators. They
+    hold a reference, and are counted besides: the garbage collector finalises a
+    cycle of objects in any order."""
 
-    __slots__ = ("value", "log", "__weakref__")
+    __slots__ = ("value", "log", "lock", "children", "dropped", "__weakref__")
 
     def __init__(self, value: int, log: Any) -> None:
         self.value = value
         self.log = log  # the C callback, alive as long as the library may call it
+        self.lock = threading.Lock()
+        self.children = 0
+        self.dropped = False
+
+    def retain(self) -> None:
+        """One more child."""
+        with self.lock:
+            self.children += 1
+
+    def release(self) -> None:
+        """A child has ended."""
+        with self.lock:
+            self.children -= 1
+            last = self.dropped and self.children == 0
+        if last and not _lib.exiting:
+            lib.gradsync_context_destroy(self.value)
 
     def __del__(self) -> None:
-        if _lib is not None and not _lib.exiting:
+        with self.lock:
+            self.dropped = True
+            last = self.children == 0
+        if last and _lib is not None and not _lib.exiting:
             lib.gradsync_context_destroy(self.value)
 
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 # numpy's name of each element type; numpy has no bf16
 _NUMPY = ("float32", "float64", "float16", "uint16", "int8", "uint8", "int32", "uint32", "int64", "uint64")
-# the struct-module letter of each; bf16 has none
-_LETTERS = ("f", "d", "e", "H", "b", "B", "i", "I", "q", "Q")
+# the struct-module letter of each; memoryview knows no 16-bit floats
+_LETTERS = ("f", "d", "H", "H", "b", "B", "i", "I", "q", "Q")
 
 
 class MemHandle:
@@ -39,10 +39,12 @@ class MemHandle:
         self.address: int = owner.address if owner is not None else lib.gradsync_mem_addr(value)
         self.nbytes = nbytes
         self._end = lib.gradsync_mem_deregister if owner is not None else lib.gradsync_mem_free
+        context.retain()
 
     def __del__(self) -> None:
         if _lib is not None and not _lib.exiting:
             self._end(self.value)
+            self.context.release()
 
 
 class _Bytes(ctypes.Array):  # type: ignore[type-arg]
@@ -111,7 +113,7 @@ class Memory:
         return array
 
     def view(self, dtype: DTypeLike = DType.U8) -> memoryview:
-        """A writable memoryview of all whole elements (bf16 as 16-bit integers)."""
+        """A writable memoryview of all whole elements (f16 and bf16 as 16-bit integers)."""
         kind = to_dtype(dtype)
         letter: Any = _LETTERS[kind]
         plain = memoryview(self._bytes()).cast("B")

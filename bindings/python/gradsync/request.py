@@ -43,7 +43,7 @@ class RequestHandle:
     __slots__ = ("value", "keep", "error", "done", "abandoned", "__weakref__")
 
     def __init__(self, value: int, keep: Tuple[Any, ...]) -> None:
-        self.value = value
+        self.value: Optional[int] = value
         self.keep: Optional[Tuple[Any, ...]] = keep
         self.error: Optional[GradsyncError] = None
         self.done = False
@@ -57,9 +57,18 @@ class RequestHandle:
             self.keep = None
             self.done = True
 
+    def free(self) -> None:
+        """Gives the C request back, once; it must be done."""
+        value, self.value = self.value, None
+        if value is not None:
+            lib.gradsync_request_free(value)
+
     def __del__(self) -> None:
-        if _lib is not None and not _lib.exiting:
-            lib.gradsync_request_free(self.value)
+        # One in progress is in its communicator's set, and gets here only when the
+        # garbage collector takes both: then the communicator frees it as it ends.
+        self.abandoned = True
+        if self.done and _lib is not None and not _lib.exiting:
+            self.free()
 
 
 class Request:
