@@ -58,19 +58,36 @@ static int share_memory(gsi_engine *e, gsi_op *op)
     return 0;
 }
 
-/* Shareable: every buffer that this rank uses lies in memory that peers can reach. */
+/* Notes what of a buffer lies beside the pages that peers can reach. 1, or 0 if it is too much to say. */
+static int note_fringes(gsi_header *header, int64_t off, uint64_t bytes, uint64_t room)
+{
+    uint64_t head = off < 0 ? (uint64_t)-off : 0;
+    uint64_t end = (uint64_t)((int64_t)bytes + off), tail = (int64_t)end > (int64_t)room ? end - room : 0;
+
+    if (head > UINT16_MAX || tail > UINT16_MAX)
+        return 0;
+    header->head = head > header->head ? (uint16_t)head : header->head;
+    header->tail = tail > header->tail ? (uint16_t)tail : header->tail;
+    return 1;
+}
+
+/* Shareable: every buffer that this rank uses lies in memory that peers can reach, but for its fringes. */
 static int describe_memory(gsi_engine *e, gsi_op *op, gsi_header *header)
 {
     const gsi_call *call = &op->call;
+    int good = 1;
+
     if (op->send_mem) {
         header->u.mem.send = op->send_mem->id;
         header->u.mem.send_off = (const char *)call->send - op->send_mem->share_addr;
+        good &= note_fringes(header, header->u.mem.send_off, contribution_bytes(op, e->n), op->send_mem->share_bytes);
     }
     if (op->recv_mem) {
         header->u.mem.recv = op->recv_mem->id;
         header->u.mem.recv_off = (const char *)call->recv - op->recv_mem->share_addr;
+        good &= note_fringes(header, header->u.mem.recv_off, result_bytes(op, e->n), op->recv_mem->share_bytes);
     }
-    return (op->send_mem || !uses_send(e, call)) && (op->recv_mem || !uses_recv(e, call));
+    return good && (op->send_mem || !uses_send(e, call)) && (op->recv_mem || !uses_recv(e, call));
 }
 
 /* 1 if the op has entered, 0 if it has to wait. */
@@ -82,7 +99,7 @@ static int start(gsi_engine *e, gsi_op *op)
     uint64_t payload = contribution_bytes(op, e->n);
     int algo = call->algo ? call->algo : e->default_algo;
     gsi_header header = {
-        .fingerprint = gsi_engine_fingerprint(call), .count = call->count, .done = e->done, .scale = 1};
+        .fingerprint = gsi_engine_fingerprint(call), .count = call->count, .done = (uint32_t)e->done, .scale = 1};
 
     if (lane->op)
         return 0;
@@ -92,7 +109,7 @@ static int start(gsi_engine *e, gsi_op *op)
             return 0;
     }
     /* Shared memory is looked for only where it could make a difference. */
-    op->attached = algo ? algo == GRADSYNC_ALGO_ONESHOT : payload <= limits->always;
+    op->attached = algo ? algo == GRADSYNC_ALGO_ONESHOT && payload <= e->ep->slot_bytes : payload <= limits->always;
     if (!op->attached && call->count) {
         if (share_memory(e, op))
             return 0;
@@ -116,27 +133,10 @@ static int start(gsi_engine *e, gsi_op *op)
 
 /* ---- After the exchange of headers ------------------------------------------- */
 
-/* Bytes of [off, off + bytes) before and after a mapping of room bytes; -1: more than a page of them,
- * which no registration can lead to. */
-static int fringes(int64_t off, uint64_t bytes, uint64_t room, uint64_t *head, uint64_t *tail)
-{
-    const int64_t page = 1 << 16;
-    uint64_t before = off < 0 ? (uint64_t)-off : 0;
-
-    if (off < -page || off > INT64_MAX / 2 || bytes > INT64_MAX / 2)
-        return -1;
-    uint64_t end = bytes > before ? (uint64_t)((int64_t)bytes + off) : 0;
-    uint64_t after = end > room ? end - room : 0;
-    if (after > (uint64_t)page)
-        return -1;
-    *head = before > *head ? before : *head;
-    *tail = after > *tail ? after : *tail;
-    return 0;
-}
-
-/* Resolves one buffer of one rank. 0, or -1: out of reach after all; < -1: an error code. */
-static int resolve(gsi_engine *e, gsi_lane *lane, int space, int rank, uint32_t id, int64_t off, uint64_t bytes,
-                   uint64_t *head, uint64_t *tail)
+/* Where one buffer of a rank lies. A rank that needs nothing more of this one may have finished and freed
+ * it already: then it stays out of reach, and no plan that is chosen will miss it. */
+static int resolve(gsi_engine *e, gsi_lane *lane, const gsi_header *h, int space, int rank, uint32_t id, int64_t off,
+                   uint64_t bytes)
 {
     void *base = NULL;
     uint64_t room = 0;
@@ -144,45 +144,33 @@ static int resolve(gsi_engine *e, gsi_lane *lane, int space, int rank, uint32_t 
 
     lane->mem[at] = id;
     lane->mem_off[at] = (uint64_t)off;
-    if (rank == e->rank) {
-        const gsi_memory *own = space == GSI_SEND ? lane->op->send_mem : lane->op->recv_mem;
-        return fringes(off, bytes, own->share_bytes, head, tail);
-    }
+    if (rank == e->rank)
+        return 0;
     int rc = e->ep->ops->resolve(e->ep, rank, id, &base, &room);
-    if (rc)
+    lane->base[at] = NULL;
+    if (rc || !base)
         return rc;
+    if (off < -(int64_t)h->head || off > INT64_MAX / 2 || (int64_t)bytes + off > (int64_t)(room + h->tail))
+        return gsi_fail(GRADSYNC_ERR_INTERNAL, "rank %d names memory beyond what it shared", rank);
     lane->base[at] = (char *)base + off;
-    return fringes(off, bytes, room, head, tail);
+    return 0;
 }
 
-/* Where all ranks' SEND and RECV lie, if all are shareable. *shareable, *head and *tail come out the
- * same on every rank, since they are made from what every rank sees alike. */
-static int bind_user_memory(gsi_engine *e, gsi_lane *lane, int *shareable, uint64_t *head, uint64_t *tail)
+/* Where all ranks' SEND and RECV lie; all are shareable. */
+static int bind_user_memory(gsi_engine *e, gsi_lane *lane)
 {
     gsi_op *op = lane->op;
     uint64_t send_bytes = contribution_bytes(op, e->n), recv_bytes = result_bytes(op, e->n);
+    int rc = 0;
 
-    for (int r = 0; *shareable && r < e->n; r++) {
+    for (int r = 0; !rc && r < e->n; r++) {
         const gsi_header *h = e->ep->ops->header(e->ep, op->seq, r);
-        int rc = 0;
         if (h->u.mem.send)
-            rc = resolve(e, lane, GSI_SEND, r, h->u.mem.send, h->u.mem.send_off, send_bytes, head, tail);
+            rc = resolve(e, lane, h, GSI_SEND, r, h->u.mem.send, h->u.mem.send_off, send_bytes);
         if (!rc && h->u.mem.recv)
-            rc = resolve(e, lane, GSI_RECV, r, h->u.mem.recv, h->u.mem.recv_off, recv_bytes, head, tail);
-        if (rc < -1)
-            return rc;
-        if (rc)
-            *shareable = 0;
+            rc = resolve(e, lane, h, GSI_RECV, r, h->u.mem.recv, h->u.mem.recv_off, recv_bytes);
     }
-    uint64_t e1 = op->call.esize - 1;
-    *head = (*head + e1) / op->call.esize * op->call.esize;
-    *tail = (*tail + e1) / op->call.esize * op->call.esize;
-    /* Only the all-reduce has a plan for memory whose ends are out of reach. */
-    if ((*head || *tail) && (op->call.coll != GRADSYNC_ALL_REDUCE || *head + *tail >= op->bytes))
-        *shareable = 0;
-    if (!*shareable)
-        *head = *tail = 0;
-    return 0;
+    return rc;
 }
 
 static void bind_own_memory(gsi_engine *e, gsi_lane *lane)
@@ -215,7 +203,7 @@ static int after_headers(gsi_engine *e, gsi_lane *lane)
 {
     gsi_op *op = lane->op;
     int shareable = op->call.count > 0, attached = 1, scaled = 0;
-    uint64_t head = 0, tail = 0, done = e->done;
+    uint64_t head = 0, tail = 0, done = e->done, esize = op->call.esize;
 
     e->left_gather = op->seq;
     int rc = gsi_engine_compare(e, op);
@@ -225,7 +213,10 @@ static int after_headers(gsi_engine *e, gsi_lane *lane)
         const gsi_header *h = e->ep->ops->header(e->ep, op->seq, r);
         shareable &= (h->kind & GSI_HEADER_SHAREABLE) != 0;
         attached &= (h->kind & GSI_HEADER_PAYLOAD) != 0;
-        done = h->done < done ? h->done : done;
+        head = h->head > head ? h->head : head;
+        tail = h->tail > tail ? h->tail : tail;
+        uint64_t its_done = op->seq - (uint32_t)((uint32_t)op->seq - h->done);
+        done = its_done < done ? its_done : done;
         lane->scale[r] = h->scale;
         scaled |= h->scale != 1;
     }
@@ -233,11 +224,16 @@ static int after_headers(gsi_engine *e, gsi_lane *lane)
     if (done > e->peers_done)
         e->peers_done = done;
     bind_own_memory(e, lane);
-    if (shareable) {
-        rc = bind_user_memory(e, lane, &shareable, &head, &tail);
-        if (rc)
-            return rc;
-    }
+    head = (head + esize - 1) / esize * esize;
+    tail = (tail + esize - 1) / esize * esize;
+    /* Only the all-reduce has a plan for memory whose ends are out of reach. */
+    if ((head || tail) && (op->call.coll != GRADSYNC_ALL_REDUCE || head + tail >= op->bytes))
+        shareable = 0;
+    if (!shareable)
+        head = tail = 0;
+    rc = shareable ? bind_user_memory(e, lane) : 0;
+    if (rc)
+        return rc;
     rc = gsi_engine_plan(e, op, shareable, attached, head, tail, &op->entry);
     if (rc)
         return rc;
@@ -283,6 +279,23 @@ static int next_segment(gsi_engine *e, gsi_lane *lane)
     return 0;
 }
 
+/* The staging memory goes to one collective at a time, in the order of seq on every rank: out of order, two
+ * ranks could each hold it for another one. 1 if op has it now. */
+static int take_stage(gsi_engine *e, gsi_op *op)
+{
+    for (uint64_t seq = e->done + 1; seq < op->seq; seq++) {
+        const gsi_op *earlier = lane_of(e, seq)->op;
+        if (earlier && earlier->seq == seq && earlier->state == GSI_OP_STAGE)
+            return 0;
+    }
+    if (e->peers_done < e->stage_user)
+        e->peers_done = e->ep->ops->done(e->ep);
+    if (e->peers_done < e->stage_user)
+        return 0;
+    e->stage_user = op->seq;
+    return 1;
+}
+
 /* 1 if the lane's op moved. */
 static int step(gsi_engine *e, gsi_lane *lane)
 {
@@ -301,11 +314,8 @@ static int step(gsi_engine *e, gsi_lane *lane)
         }
     }
     if (op->state == GSI_OP_STAGE) {
-        if (e->peers_done < e->stage_user)
-            e->peers_done = e->ep->ops->done(e->ep);
-        if (e->peers_done < e->stage_user)
+        if (!take_stage(e, op))
             return moved;
-        e->stage_user = op->seq;
         op->state = GSI_OP_RUNNING;
         begin_plan(e, lane);
     }

@@ -21,9 +21,11 @@
  * together with the flag that tells of its arrival. */
 typedef struct gsi_header {
     uint64_t fingerprint; /* collective, dtype, op, algorithm, flags, root: equal on all ranks, or MISMATCH */
-    uint64_t count;
-    uint64_t done : 56; /* all collectives up to this one are finished on that rank */
-    uint64_t kind : 8;  /* enum gsi_header_kind */
+    uint64_t count : 56;
+    uint64_t kind : 8;   /* enum gsi_header_kind */
+    uint32_t done;       /* all collectives up to this one are finished on that rank (modulo 2^32) */
+    uint16_t head, tail; /* bytes at the ends of this rank's buffers that lie beside the whole pages which peers
+                            can reach: the greater of send's and recv's; less than a page */
     union {
         struct {
             uint32_t send, recv;        /* memory ids; 0: plain memory, out of the peers' reach */
@@ -93,7 +95,8 @@ typedef struct gsi_endpoint_ops {
     int (*share)(gsi_endpoint *ep, const gsi_memory *mem);
     /* Memory `id` is about to go: tells the peers to let go of it. */
     void (*unshare)(gsi_endpoint *ep, uint32_t id);
-    /* Peer's memory `id` as this rank sees it: *base and *bytes. Errors: NOMEM, INTERNAL. */
+    /* Peer's memory `id` as this rank sees it: *base and *bytes; NULL if the peer has let go of it. Errors: NOMEM,
+     * INTERNAL. */
     int (*resolve)(gsi_endpoint *ep, int peer, uint32_t id, void **base, uint64_t *bytes);
 
     /* Sleeping without missing anything: sleep_begin() gives a ticket; look again for what is awaited;

@@ -84,8 +84,8 @@ static void make_element(const reference_case *c, int rank, uint64_t i, void *ou
         memcpy(out, &bits, size);
         return;
     }
-    float value =
-        c->op == GRADSYNC_PROD ? (bits & 1 ? 1.0f : -1.0f) * (bits & 6 ? 1.0f : 2.0f) : (float)((int)(bits % 31) - 15);
+    float value = c->op == GRADSYNC_PROD ? (bits & 1 ? 1.0f : -1.0f) * (bits & 6 ? 1.0f : 2.0f)
+                                         : (float)((int)(bits % (2 * (uint64_t)reach + 1)) - reach);
     if (c->op == GRADSYNC_AVG)
         value *= (float)c->n; /* so that the mean is whole */
     double wide = (double)value;

@@ -74,7 +74,7 @@ static job make_job(uint64_t seed, int n, int rank)
                 (reduces && c->dtype <= GRADSYNC_BF16 && (c->op == GRADSYNC_SUM || c->op == GRADSYNC_AVG) &&
                  reference_random(seed, i++) % 4 == 0);
     for (int r = 0; r < n; r++)
-        c->scale[r] = (double)(1 << reference_random(seed, i++) % 3);
+        c->scale[r] = (double)(1 << reference_random(seed, i++) % (c->dtype == GRADSYNC_BF16 ? 2 : 3));
     /* Bits that depend on the order are only promised in the canonical one. */
     c->data = j.ordered ? REFERENCE_WILD : REFERENCE_EXACT;
     uint64_t own = reference_random(seed, 1000 + (uint64_t)rank);
@@ -210,12 +210,16 @@ static int check(const job *j, int rank, uint64_t index, int rc)
     }
     if (!wrong && !strays && !spoilt)
         return 0;
+    gradsync_report report = {.size = sizeof report, .algo = -1};
+    if (j->request)
+        gradsync_request_report(j->request, &report);
     printf("# rank %d of %d, collective %llu: %s %s %s count %llu root %d algo %s ordered %d in place %d kind %d "
-           "misaligned %d posted %d: %llu wrong (first %llu), %llu bytes beyond the buffers, %llu of send changed\n",
+           "misaligned %d posted %d: ran %s: %llu wrong (first %llu), %llu bytes beyond the buffers, %llu of send "
+           "changed\n",
            rank, c->n, (unsigned long long)index, gradsync_coll_name(c->coll), gradsync_dtype_name(c->dtype),
            gradsync_op_name(c->op), (unsigned long long)c->count, c->root, gradsync_algo_name(j->algo), j->ordered,
-           j->in_place, j->kind, j->misalign, j->posted, (unsigned long long)wrong, (unsigned long long)first,
-           (unsigned long long)strays, (unsigned long long)spoilt);
+           j->in_place, j->kind, j->misalign, j->posted, gradsync_algo_name(report.algo), (unsigned long long)wrong,
+           (unsigned long long)first, (unsigned long long)strays, (unsigned long long)spoilt);
     return 1;
 }
 

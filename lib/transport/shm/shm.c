@@ -388,10 +388,8 @@ static int shm_resolve(gsi_endpoint *base, int rank, uint32_t id, void **addr, u
             return rc;
     }
     shm_mapping *entry = shm_mappings_find(&peer->mappings, id);
-    if (!entry)
-        return gsi_fail(GRADSYNC_ERR_INTERNAL, "rank %d names memory %u that it never shared", rank, id);
-    *addr = entry->base;
-    *bytes = entry->bytes;
+    *addr = entry ? entry->base : NULL;
+    *bytes = entry ? entry->bytes : 0;
     return 0;
 }
 
@@ -407,7 +405,7 @@ static int shm_put(gsi_endpoint *base, uint64_t seq, int stream, int peer, const
         if (rc)
             return rc;
     }
-    if (dst->off > room || bytes > room - dst->off)
+    if (!to || dst->off > room || bytes > room - dst->off)
         return gsi_fail(GRADSYNC_ERR_INTERNAL, "a put of %llu bytes at %llu is beyond the memory of rank %d",
                         (unsigned long long)bytes, (unsigned long long)dst->off, peer);
     memcpy((char *)to + dst->off, src, bytes);
