@@ -106,13 +106,13 @@ void report_summary(const options *o, const epoch_stats *all, gradsync_comm *com
         printf("}\n");
         return;
     }
-    if (o->check)
+    if (o->check && info.nranks > 1)
         printf("the weights of all %d ranks are the same, bit by bit\n", info.nranks);
     if (distance)
         printf("weights against %s: largest difference %.3g, relative %.3g\n", o->compare, distance->max_abs,
                distance->relative);
-    printf("test accuracy %.2f %% after %d epochs in %.2f s: %.0f images/s on %d rank%s over %s, "
+    printf("test accuracy %.2f %% after %d epoch%s in %.2f s: %.0f images/s on %d rank%s over %s, "
            "%.1f %% of the time waiting for gradients; weights %016" PRIx64 "\n",
-           all->test_accuracy, o->epochs, all->train_s, rate(all), info.nranks, info.nranks == 1 ? "" : "s",
-           info.transport, percent(all->exposed_s, all->train_s), hash);
+           all->test_accuracy, o->epochs, o->epochs == 1 ? "" : "s", all->train_s, rate(all), info.nranks,
+           info.nranks == 1 ? "" : "s", info.transport, percent(all->exposed_s, all->train_s), hash);
 }
