@@ -243,7 +243,8 @@ int gsi_build_staged(gsi_builder *b)
     if (args->coll == GRADSYNC_BARRIER || !args->count)
         return 0;
     if (!lay_out(args, &l))
-        return gsi_fail(GRADSYNC_ERR_INVALID, "plan: %llu bytes of staging memory hold no element of every rank; give more",
+        return gsi_fail(GRADSYNC_ERR_INVALID,
+                        "plan: %llu bytes of staging memory hold no element of every rank; give more",
                         (unsigned long long)args->stage_bytes);
     uint64_t blocks = (args->count - 1) / l.width + 1;
     if (blocks > INT32_MAX / 2)
