@@ -201,8 +201,9 @@ static int check_args(gsi_sim *sim)
     const gsi_plan_args *args = sim->args;
     uint64_t span;
 
-    if (args->n < 1 || args->n > 65535 || !args->esize || !args->acc_esize || args->acc_esize % args->esize ||
-        args->coll < 0 || args->coll >= GRADSYNC_COLL_COUNT)
+    if (args->n < 1 || args->n > 65535 || args->coll < 0 || args->coll >= GRADSYNC_COLL_COUNT ||
+        (args->coll != GRADSYNC_BARRIER && !args->esize) ||
+        (sim->reduces && (args->acc_esize < args->esize || args->acc_esize % args->esize)))
         return gsi_verify_defect(sim, -1, GSI_NO_STEP, "the arguments are nonsense: n, coll, esize or acc_esize");
     if ((args->coll == GRADSYNC_BROADCAST || args->coll == GRADSYNC_REDUCE) &&
         (args->root < 0 || args->root >= args->n))
@@ -211,6 +212,8 @@ static int check_args(gsi_sim *sim)
     sim->stride = args->stride ? args->stride : args->count;
     if ((args->coll == GRADSYNC_REDUCE_SCATTER || args->coll == GRADSYNC_ALL_GATHER) && sim->stride < args->count)
         return gsi_verify_defect(sim, -1, GSI_NO_STEP, "the arguments are nonsense: stride is less than count");
+    if (!sim->stride)
+        sim->stride = 1; /* nothing to stride over, but it divides */
     span = args->count > sim->stride ? args->count : sim->stride;
     if (span > UINT32_MAX / (uint64_t)args->n)
         return gsi_verify_defect(sim, -1, GSI_NO_STEP, "count is too large to verify; use a small one");
@@ -221,15 +224,16 @@ static int setup(gsi_sim *sim)
 {
     const gsi_plan_args *args = sim->args;
     uint64_t n, streams;
-    int rc = check_args(sim);
+    int rc;
 
+    sim->reduces =
+        args->coll == GRADSYNC_ALL_REDUCE || args->coll == GRADSYNC_REDUCE_SCATTER || args->coll == GRADSYNC_REDUCE;
+    rc = check_args(sim);
     if (rc)
         return rc;
     sim->n = args->n;
-    sim->esize = args->esize;
-    sim->wide = args->acc_esize / args->esize;
-    sim->reduces =
-        args->coll == GRADSYNC_ALL_REDUCE || args->coll == GRADSYNC_REDUCE_SCATTER || args->coll == GRADSYNC_REDUCE;
+    sim->esize = args->esize ? args->esize : 1; /* a barrier moves none */
+    sim->wide = sim->reduces ? args->acc_esize / sim->esize : 1;
     sim->rng = (sim->opts.seed + 1) * 0x9e3779b97f4a7c15u;
     sim->rng ^= sim->rng >> 31;
     sim->rng |= 1;

@@ -136,6 +136,8 @@ static int check_place(gsi_sim *sim, int r, uint32_t at, uint32_t i)
     if (!plan->user_memory)
         return gsi_verify_defect(sim, r, at, "%s %s of rank %d, but the plan is not marked user_memory", verb, space,
                                  (int)place->rank);
+    if (step->kind == GSI_STEP_PUT && !sim->args->reach && bytes)
+        return gsi_verify_defect(sim, r, at, "PUT to RECV of rank %d, which is out of reach", (int)place->rank);
     if (sim->args->coll == GRADSYNC_ALL_REDUCE && bytes &&
         (place->off < sim->args->head || room - place->off - bytes < sim->args->tail))
         return gsi_verify_defect(sim, r, at, "%s bytes [%llu, +%llu) of rank %d's %s: head or tail, out of its reach",
@@ -236,7 +238,9 @@ static int check_step(gsi_sim *sim, int r, int stream, uint32_t at, scratch *s)
         allowed = GSI_STEP_FINAL | GSI_STEP_ACC_IN | GSI_STEP_ACC_OUT;
     if (step->kind > GSI_STEP_FLUSH || (step->flags & ~allowed))
         return gsi_verify_defect(sim, r, at, "kind %u with flags %u means nothing", step->kind, step->flags);
-    if (sim->wide > 1 && (step->flags & GSI_STEP_FINAL) && (step->flags & GSI_STEP_ACC_OUT))
+    if ((step->flags & (GSI_STEP_ACC_IN | GSI_STEP_ACC_OUT)) && sim->wide == 1)
+        return gsi_verify_defect(sim, r, at, "ACC_IN and ACC_OUT are for f16 and bf16");
+    if ((step->flags & GSI_STEP_FINAL) && (step->flags & GSI_STEP_ACC_OUT))
         return gsi_verify_defect(sim, r, at, "FINAL results are rounded: ACC_OUT contradicts it");
     if (step->kind == GSI_STEP_COPY || step->kind == GSI_STEP_REDUCE)
         return check_move(sim, r, at, s);

@@ -15,7 +15,7 @@ static const gsi_vform *form_at(const gsi_sim *sim, uint32_t form)
 
 static uint64_t *bits_at(const gsi_sim *sim, uint32_t form)
 {
-    return (uint64_t *)sim->bits.items + (uint64_t)form * sim->words;
+    return (uint64_t *)sim->bits.items + (size_t)form * sim->words;
 }
 
 static uint32_t hash_set(const gsi_sim *sim, const uint64_t *set, uint32_t flags)
@@ -126,10 +126,10 @@ const char *gsi_verify_describe(const gsi_sim *sim, gsi_vcell cell, char *text, 
     } else if (form->nranks == (uint32_t)sim->n) {
         snprintf(text, room, "the complete %spartial result of element %u, not FINAL", acc, cell.elem);
     } else {
-        int lacks = 0;
+        uint32_t lacks = 0;
         while (bits_at(sim, cell.form)[lacks / 64] >> (lacks % 64) & 1)
             lacks++;
-        snprintf(text, room, "an %s%s result of element %u with %u of %d contributions, without rank %d's", acc,
+        snprintf(text, room, "an %s%s result of element %u with %u of %d contributions, without rank %u's", acc,
                  *acc ? "partial" : "incomplete", cell.elem, form->nranks, (int)sim->n, lacks);
     }
     return text;
@@ -144,7 +144,7 @@ static const char *name_cell(const gsi_sim *sim, int rank, const gsi_place *plac
     if (place->rank != rank)
         snprintf(owner, sizeof owner, "rank %d's ", (int)place->rank);
     if (place->space == GSI_STAGE)
-        snprintf(text, room, "byte %llu of %sSTAGE", (unsigned long long)(at * sim->esize), owner);
+        snprintf(text, room, "byte %llu of %sSTAGE", (unsigned long long)at * sim->esize, owner);
     else
         snprintf(text, room, "element %llu of %s%s", (unsigned long long)at, owner, gsi_verify_space(place->space));
     return text;
@@ -169,8 +169,11 @@ static int present(gsi_sim *sim, int rank, uint32_t step, const gsi_place *place
 static int defined(gsi_sim *sim, int rank, uint32_t step, const gsi_place *place, const gsi_vcell *cells, uint64_t n)
 {
     char text[80];
+    uint32_t undefined = 0;
 
     for (uint64_t i = 0; i < n; i++)
+        undefined |= cells[i].form == GSI_FORM_UNDEF;
+    for (uint64_t i = 0; undefined && i < n; i++)
         if (cells[i].form == GSI_FORM_UNDEF)
             return gsi_verify_defect(sim, rank, step, "reads undefined %s",
                                      name_cell(sim, rank, place, i, text, sizeof text));
@@ -337,6 +340,22 @@ static uint32_t combine(gsi_sim *sim, const reduction *r, uint64_t i, int *rc)
     return form;
 }
 
+/* Whole blocks of 16 cells that are alike, elements counting up: at least 1. */
+static uint64_t same_blocks(const gsi_vcell *c, uint64_t n)
+{
+    const uint32_t form = c->form, elem = c->elem;
+
+    for (uint64_t k = 0;; k += 16) {
+        uint32_t differ = 0;
+        if (n - k < 16)
+            return k ? k : 1;
+        for (uint32_t t = 0; t < 16; t++)
+            differ |= (c[k + t].form ^ form) | (c[k + t].elem ^ (elem + (uint32_t)k + t));
+        if (differ)
+            return k ? k : 1;
+    }
+}
+
 /* How many elements from i on have the same forms in every source, elements counting up. */
 static uint64_t run_length(const gsi_sim *sim, const reduction *r, uint64_t i, uint64_t n)
 {
@@ -345,7 +364,7 @@ static uint64_t run_length(const gsi_sim *sim, const reduction *r, uint64_t i, u
     for (uint32_t j = 0; j < r->step->nsrc && run > 1; j++) {
         uint32_t width = j == 0 && r->step->flags & GSI_STEP_ACC_IN ? sim->wide : 1;
         const gsi_vcell *c = sim->cells + gsi_verify_cell(sim, &r->places[j]) + i * width;
-        uint64_t k = 1;
+        uint64_t k = width == 1 ? same_blocks(c, run) : 1;
         while (k < run && c[k * width].form == c[0].form && c[k * width].elem == c[0].elem + k)
             k++;
         run = k;

@@ -123,30 +123,44 @@ static int check_mark(gsi_sim *sim, const access *a, uint64_t cell)
     return 0;
 }
 
+/* How many cells from here on have been touched alike. */
+static uint64_t same_marks(const gsi_vmark *mark, uint64_t n)
+{
+    const gsi_vmark first = *mark;
+    uint64_t k = 0;
+
+    for (uint32_t differ = 0; n - k >= 16; k += 16) {
+        for (uint32_t t = 0; t < 16; t++)
+            differ |= (mark[k + t].writer ^ first.writer) | (mark[k + t].readers ^ first.readers);
+        if (differ)
+            break;
+    }
+    while (k < n && mark[k].writer == first.writer && mark[k].readers == first.readers)
+        k++;
+    return k;
+}
+
 static int touch(gsi_sim *sim, const access *a, uint64_t n)
 {
     uint64_t cell = gsi_verify_cell(sim, a->place);
-    gsi_vmark last = {0, 0};
-    uint32_t readers = 0;
 
     if (n && a->place->rank != a->agent->rank && !sim->gather && !a->clock[a->place->rank])
         return gsi_verify_defect(sim, a->agent->rank, a->step,
                                  "race: uses %s of rank %d without a signal that it has entered the call",
                                  gsi_verify_space(a->place->space), (int)a->place->rank);
-    for (uint64_t i = 0; i < n; i++) {
-        gsi_vmark *mark = &sim->marks[cell + i];
-        if (i == 0 || mark->writer != last.writer || mark->readers != last.readers) {
-            int rc = check_mark(sim, a, cell + i);
-            if (rc)
-                return rc;
-            last = *mark;
-            if (!a->write) {
-                readers = add_reader(sim, a, last.readers);
-                if (!readers)
-                    return GRADSYNC_ERR_NOMEM;
-            }
+    for (uint64_t i = 0, run; i < n; i += run) {
+        gsi_vmark *mark = &sim->marks[cell + i], after = {a->event, 0};
+        int rc = check_mark(sim, a, cell + i);
+        if (rc)
+            return rc;
+        if (!a->write) {
+            after = (gsi_vmark){mark->writer, add_reader(sim, a, mark->readers)};
+            if (!after.readers)
+                return GRADSYNC_ERR_NOMEM;
         }
-        *mark = a->write ? (gsi_vmark){a->event, 0} : (gsi_vmark){last.writer, readers};
+        run = same_marks(mark, n - i);
+        for (uint64_t k = 0; k < run; k++)
+            mark[k] = after;
     }
     return 0;
 }

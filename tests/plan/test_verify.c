@@ -35,6 +35,7 @@ static void start(int coll, int n, uint64_t count)
     w.args = (gsi_plan_args){.algo = GRADSYNC_ALGO_DIRECT, .coll = coll, .n = n, .esize = 4, .acc_esize = 4};
     w.args.count = w.args.stride = count;
     w.args.stage_bytes = w.args.slot_bytes = 1024;
+    w.args.reach = 1;
     for (int r = 0; r < n; r++) {
         gsi_plan *p = &w.plan[r];
         p->steps = w.steps[r];
@@ -522,6 +523,9 @@ static void test_acc(void)
     chain();
     STEP(2, 1)->flags |= GSI_STEP_ACC_OUT;
     rejected("a final result that is not rounded", "ACC_OUT contradicts", STATIC);
+    direct();
+    STEP(1, 0)->flags |= GSI_STEP_ACC_IN;
+    rejected("ACC_IN where partial results are as wide as elements", "are for f16 and bf16", STATIC);
 }
 
 static void test_waits(void)
@@ -678,6 +682,9 @@ static void test_flags(void)
     direct();
     w.args.tail = 4;
     rejected("a peer's tail", "head or tail", STATIC);
+    ring();
+    w.args.reach = 0;
+    rejected("a PUT to a peer's RECV out of reach", "out of reach", STATIC);
     eager();
     w.plan[0].eager = w.plan[1].eager = 8;
     rejected("half of SEND with the header", "eager is 8 bytes, but SEND has 12", STATIC);
