@@ -88,15 +88,18 @@ static int launched_rank(void)
     return -1;
 }
 
-/* Warnings are usually the same on all ranks: rank 0's are shown, and all errors. */
+/* Warnings are usually the same on all ranks: rank 0's are shown, and all errors; and
+ * whatever GRADSYNC_LOG asks for. */
 static void show_log(void *arg, int level, const char *message)
 {
+    static const char *const names[] = {"", "error", "warning", "info", "debug"};
     int rank = *(const int *)arg;
+    const char *name = level > 0 && level < 5 ? names[level] : "";
 
-    if (level <= GRADSYNC_LOG_ERROR)
-        cli_error(PERF_NAME, "rank %d: %s", rank < 0 ? 0 : rank, message);
+    if (level <= GRADSYNC_LOG_ERROR || getenv("GRADSYNC_LOG"))
+        cli_error(PERF_NAME, "rank %d: %s: %s", rank < 0 ? 0 : rank, name, message);
     else if (rank <= 0)
-        cli_error(PERF_NAME, "warning: %s", message);
+        cli_error(PERF_NAME, "%s: %s", name, message);
 }
 
 /* Gathers what ranks say of their CPUs; peers' names and pids the library knows. */
@@ -154,10 +157,8 @@ perf_bench *perf_bench_open(const perf_options *o, perf_run *run)
     b->o = o;
     log_rank = b->rank = launched_rank();
     b->nranks = b->rank < 0 ? 1 : 2; /* for messages, until it is known */
-    if (!getenv("GRADSYNC_LOG")) {   /* with it the library writes to stderr by itself */
-        config.log = show_log;
-        config.log_arg = &log_rank;
-    }
+    config.log = show_log;
+    config.log_arg = &log_rank;
     config.timeout_ms = (int64_t)ceil(o->timeout_s * 1000);
     config.transport = o->transport;
     rc = gradsync_context_create(&config, &b->ctx);
