@@ -150,8 +150,6 @@ static enum gsi_event take_hello(gsi_link *l)
 {
     unsigned char *challenge = l->script + GSI_HELLO_BYTES;
 
-    if (l->in[10] != KIND_HELLO || l->in[11])
-        return dead(l, GSI_LINK_STRANGER);
     memcpy(l->script, l->in, GSI_HELLO_BYTES);
     if (memcmp(l->in + 20, l->keys->tag, GSI_TAG_BYTES) != 0)
         return refuse(l, GSI_REFUSE_JOB, GSI_LINK_OTHER_JOB);
@@ -172,8 +170,6 @@ static enum gsi_event take_hello(gsi_link *l)
 
 static enum gsi_event take_proof(gsi_link *l)
 {
-    if (l->in[10] != KIND_PROOF || l->in[11])
-        return dead(l, GSI_LINK_STRANGER);
     if (!proves(l->in + 12, l, client_label, sizeof l->script))
         return dead(l, GSI_LINK_WRONG_KEY);
     make_session(l);
@@ -184,12 +180,10 @@ static enum gsi_event take_proof(gsi_link *l)
 static enum gsi_event take_answer(gsi_link *l)
 {
     memcpy(l->script + GSI_HELLO_BYTES, l->in, PREFIX_BYTES);
-    if (l->in[10] == KIND_CHALLENGE && !l->in[11])
+    if (l->in[10] == KIND_CHALLENGE)
         expect(l, WAIT_CHALLENGE2, GSI_CHALLENGE_BYTES - PREFIX_BYTES);
-    else if (l->in[10] == KIND_REFUSE && !l->in[11])
-        expect(l, WAIT_REFUSE2, REFUSE_BYTES - PREFIX_BYTES);
     else
-        return dead(l, GSI_LINK_STRANGER);
+        expect(l, WAIT_REFUSE2, REFUSE_BYTES - PREFIX_BYTES);
     return GSI_LINK_MORE;
 }
 
@@ -342,6 +336,15 @@ void gsi_group_seal(const unsigned char group[GSI_KEY_BYTES], uint32_t seq, cons
 
 /* ---- Bytes in ---- */
 
+static int is_due(int state, unsigned kind, unsigned zero)
+{
+    if (zero)
+        return 0;
+    if (state == WAIT_CHALLENGE)
+        return kind == KIND_CHALLENGE || kind == KIND_REFUSE;
+    return kind == (state == WAIT_HELLO ? KIND_HELLO : KIND_PROOF);
+}
+
 /* A prefix is checked byte by byte as it arrives: an HTTP request or a TLS hello is
  * recognised at once instead of being waited for. */
 static enum gsi_event check_prefix(gsi_link *l)
@@ -355,6 +358,8 @@ static enum gsi_event check_prefix(gsi_link *l)
             return refuse(l, GSI_REFUSE_VERSION, GSI_LINK_VERSION);
         return dead(l, GSI_LINK_VERSION);
     }
+    if (l->have >= PREFIX_BYTES && !is_due(l->state, l->in[10], l->in[11]))
+        return dead(l, GSI_LINK_STRANGER);
     return GSI_LINK_MORE;
 }
 

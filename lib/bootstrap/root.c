@@ -13,7 +13,7 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-enum { EVENTS = 256, FAREWELL_NS = 500000000 };
+enum { EVENTS = 256 };
 
 static int64_t sooner(int64_t a, int64_t b)
 {
@@ -43,7 +43,7 @@ static void set_interest(gsi_root *r, gsi_peer *p)
 
 /* ---- Sending ---- */
 
-static int append(gsi_root *r, gsi_peer *p, struct gsi_segment *s, const unsigned char *data, size_t n)
+void gsi_root_append(gsi_root *r, gsi_peer *p, struct gsi_segment *s, const unsigned char *data, size_t n)
 {
     s->data = data;
     s->n = n;
@@ -51,7 +51,6 @@ static int append(gsi_root *r, gsi_peer *p, struct gsi_segment *s, const unsigne
         r->unsent++;
     *p->tail = s;
     p->tail = &s->next;
-    return 0;
 }
 
 static void pop(gsi_root *r, gsi_peer *p)
@@ -67,7 +66,7 @@ static void pop(gsi_root *r, gsi_peer *p)
     free(s);
 }
 
-static struct gsi_segment *segment(gsi_root *r, size_t own)
+struct gsi_segment *gsi_root_segment(gsi_root *r, size_t own)
 {
     struct gsi_segment *s = gsi_calloc(1, sizeof *s + own);
 
@@ -78,42 +77,26 @@ static struct gsi_segment *segment(gsi_root *r, size_t own)
 
 int gsi_root_queue_raw(gsi_root *r, gsi_peer *p, const void *data, size_t n)
 {
-    struct gsi_segment *s = segment(r, n);
+    struct gsi_segment *s = gsi_root_segment(r, n);
 
     if (!s)
         return GRADSYNC_ERR_NOMEM;
     memcpy(s->own, data, n);
-    return append(r, p, s, s->own, n);
+    gsi_root_append(r, p, s, s->own, n);
+    return 0;
 }
 
 int gsi_root_queue(gsi_root *r, gsi_peer *p, uint32_t type, const void *body, size_t n)
 {
     size_t wire = GSI_HEAD_BYTES + (n ? n + GSI_AEAD_BYTES : 0);
-    struct gsi_segment *s = segment(r, wire);
+    struct gsi_segment *s = gsi_root_segment(r, wire);
 
     if (!s)
         return GRADSYNC_ERR_NOMEM;
     gsi_link_seal_head(&p->link, type, r->b->seq, n, s->own);
     if (n)
         gsi_link_seal_body(&p->link, body, n, s->own + GSI_HEAD_BYTES);
-    return append(r, p, s, s->own, wire);
-}
-
-/* The result's header, sealed for this peer, and the body that is the same for all. */
-static int queue_result(gsi_root *r, gsi_peer *p, uint64_t plain)
-{
-    struct gsi_segment *s = segment(r, GSI_HEAD_BYTES), *shared = NULL;
-
-    if (s && plain && !(shared = segment(r, 0))) {
-        free(s);
-        s = NULL;
-    }
-    if (!s)
-        return GRADSYNC_ERR_NOMEM;
-    gsi_link_seal_head(&p->link, GSI_FRAME_RESULT, r->b->seq, plain, s->own);
-    append(r, p, s, s->own, GSI_HEAD_BYTES);
-    if (shared)
-        append(r, p, shared, r->result, plain + GSI_AEAD_BYTES);
+    gsi_root_append(r, p, s, s->own, wire);
     return 0;
 }
 
@@ -241,7 +224,7 @@ static int on_head(gsi_root *r, gsi_peer *p)
     return 0;
 }
 
-static void here(gsi_root *r, int rank)
+void gsi_root_here(gsi_root *r, int rank)
 {
     if (!r->there[rank]) {
         r->there[rank] = 1;
@@ -262,7 +245,7 @@ static int on_block(gsi_root *r, gsi_peer *p)
         memcpy(r->recv + r->bytes * (uint64_t)p->rank, p->body, f->length);
     free(p->body);
     p->body = NULL;
-    here(r, p->rank);
+    gsi_root_here(r, p->rank);
     return 0;
 }
 
@@ -328,7 +311,7 @@ static void on_readable(gsi_root *r, gsi_peer *p)
     }
 }
 
-static void on_peer(gsi_root *r, gsi_peer *p, uint32_t events)
+void gsi_root_on_peer(gsi_root *r, gsi_peer *p, uint32_t events)
 {
     if (p->fd < 0)
         return;
@@ -364,7 +347,7 @@ void gsi_root_step(gsi_root *r, int64_t until)
     }
     for (int i = 0; i < n; i++)
         if (!listener_of(r, events[i].data.ptr))
-            on_peer(r, events[i].data.ptr, events[i].events);
+            gsi_root_on_peer(r, events[i].data.ptr, events[i].events);
     /* Listeners last: a guest that they evict may have an event in this batch. */
     for (int i = 0; i < n; i++)
         if (listener_of(r, events[i].data.ptr))
@@ -401,114 +384,14 @@ void gsi_root_status(gsi_root *r)
     }
 }
 
-/* ---- All-gather ---- */
-
-/* Takes the blocks that came before the call. */
-static void take_early(gsi_root *r)
-{
-    for (int i = 1; i < r->b->job.nranks && !r->b->failure.code; i++) {
-        gsi_peer *p = r->ranks[i];
-        if (!p || p->state == GSI_PEER_GONE) {
-            gsi_root_fail(r, GRADSYNC_ERR_PEER_LOST, i,
-                          "rank %d left before all-gather %u: it ended, or it makes fewer calls than rank 0", i,
-                          r->b->seq);
-        } else if (p->block_seq == r->b->seq) {
-            if (p->block_bytes != r->bytes) {
-                gsi_root_fail(r, GRADSYNC_ERR_MISMATCH, i,
-                              "rank %d gave %llu bytes to all-gather %u, rank 0 gave %llu; every rank has to give the "
-                              "same",
-                              i, (unsigned long long)p->block_bytes, r->b->seq, (unsigned long long)r->bytes);
-                return;
-            }
-            if (r->bytes)
-                memcpy(r->recv + r->bytes * (uint64_t)i, p->body, r->bytes);
-            free(p->body);
-            p->body = NULL;
-            here(r, i);
-        }
-    }
-}
-
-static void send_results(gsi_root *r)
-{
-    gsi_bootstrap *b = r->b;
-    uint64_t plain = r->bytes * (uint64_t)b->job.nranks;
-
-    free(r->result); /* nobody uses the last one's any more: the last call ended with nothing unsent */
-    r->result = NULL;
-    if (plain) {
-        r->result = gsi_calloc(1, plain + GSI_AEAD_BYTES);
-        if (!r->result) {
-            gsi_root_fail(r, GRADSYNC_ERR_NOMEM, -1, "rank 0 has no memory for a result of %llu bytes",
-                          (unsigned long long)plain);
-            return;
-        }
-        gsi_group_seal(r->group, b->seq, r->recv, plain, r->result);
-    }
-    for (int i = 1; i < b->job.nranks && !b->failure.code; i++) {
-        gsi_peer *p = r->ranks[i];
-        if (p && p->state == GSI_PEER_RANK && !queue_result(r, p, plain) && gsi_root_push(r, p) < 0)
-            on_peer(r, p, EPOLLIN); /* finds out what is wrong */
-    }
-}
-
-int gsi_root_allgather(gsi_root *r, const void *send_buffer, void *recv_buffer, size_t bytes, int64_t deadline)
-{
-    gsi_bootstrap *b = r->b;
-    char list[200];
-    int64_t now = gsi_now_ns(), give_up = gsi_root_give_up(now, deadline);
-
-    if (bytes)
-        memmove(recv_buffer, send_buffer, bytes);
-    r->running = 1;
-    r->recv = recv_buffer;
-    r->bytes = bytes;
-    memset(r->there, 0, (size_t)b->job.nranks);
-    r->there[0] = 1;
-    r->missing = b->job.nranks - 1;
-    r->next_status = now + r->status_every;
-    take_early(r);
-    while (r->missing && !b->failure.code) {
-        if (gsi_now_ns() >= give_up) {
-            gsi_rank_list(list, sizeof list, r->there, b->job.nranks);
-            int first = 0;
-            while (r->there[first])
-                first++;
-            gsi_root_fail(r, GRADSYNC_ERR_TIMEOUT, first,
-                          "all-gather %u of the rendezvous waited %lld ms for ranks %s; see why they are late", b->seq,
-                          (long long)b->timeout_ms, list);
-            break;
-        }
-        gsi_root_step(r, give_up);
-        gsi_root_status(r);
-    }
-    r->next_status = INT64_MAX;
-    if (!b->failure.code)
-        send_results(r);
-    while (r->unsent && !b->failure.code) {
-        if (gsi_now_ns() >= deadline) {
-            for (int i = 1; i < b->job.nranks; i++)
-                r->there[i] = !r->ranks[i] || !r->ranks[i]->head;
-            gsi_rank_list(list, sizeof list, r->there, b->job.nranks);
-            gsi_root_fail(r, GRADSYNC_ERR_TIMEOUT, -1,
-                          "ranks %s did not take the result of all-gather %u within %lld ms; see why they are stuck",
-                          list, b->seq, (long long)b->timeout_ms);
-            break;
-        }
-        gsi_root_step(r, deadline);
-    }
-    if (b->failure.code)
-        gsi_root_farewell(r, sooner(deadline, gsi_now_ns() + FAREWELL_NS));
-    r->running = 0;
-    return b->failure.code ? gsi_fail_info(&b->failure) : 0;
-}
-
 void gsi_root_destroy(gsi_root *r)
 {
     if (!r)
         return;
-    while (r->oldest)
-        gsi_root_drop(r, r->oldest);
+    for (gsi_peer *p = r->oldest, *newer; p; p = newer) {
+        newer = p->newer;
+        gsi_root_drop(r, p);
+    }
     for (int i = 1; r->ranks && i < r->b->job.nranks; i++)
         if (r->ranks[i])
             gsi_root_drop(r, r->ranks[i]);

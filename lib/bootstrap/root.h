@@ -71,6 +71,10 @@ int gsi_root_watch(gsi_root *r, int fd, void *owner);
 int gsi_root_queue(gsi_root *r, gsi_peer *p, uint32_t type, const void *body, size_t n);
 /* Queues plain bytes (of the handshake). */
 int gsi_root_queue_raw(gsi_root *r, gsi_peer *p, const void *data, size_t n);
+/* A segment with room for `own` bytes; NULL: NOMEM is recorded. */
+struct gsi_segment *gsi_root_segment(gsi_root *r, size_t own);
+/* Queues a segment, which has n bytes at `data`. */
+void gsi_root_append(gsi_root *r, gsi_peer *p, struct gsi_segment *s, const unsigned char *data, size_t n);
 /* Sends what can be sent now. 0, or -1 if the connection is over. */
 int gsi_root_push(gsi_root *r, gsi_peer *p);
 /* Closes and frees a connection. */
@@ -78,6 +82,10 @@ void gsi_root_drop(gsi_root *r, gsi_peer *p);
 /* Records the failure, if it is the first, and tells every rank but `peer`. */
 __attribute__((format(printf, 4, 5))) int gsi_root_fail(gsi_root *r, int code, int peer, const char *format, ...);
 int gsi_root_fail_info(gsi_root *r, const gradsync_error_info *info);
+/* Nothing more is waited for from this rank. */
+void gsi_root_here(gsi_root *r, int rank);
+/* Handles epoll events of a connection, which may be gone afterwards. */
+void gsi_root_on_peer(gsi_root *r, gsi_peer *p, uint32_t events);
 /* Waits for events until `until` (ns) at most and handles them. Failures are in r->b->failure. */
 void gsi_root_step(gsi_root *r, int64_t until);
 /* When to give up, so that the ranks, whose deadlines are near ours, learn from us who is missing. */

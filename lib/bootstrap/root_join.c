@@ -29,6 +29,7 @@ enum {
     SPARE_FDS = 32,  /* of the process, beside one a rank */
     PROBE_MS = 1000, /* to find out whether a taken port is another rank 0's */
     RETRY_MS = 200,  /* while all ports are taken */
+    BUSY_MS = 30000, /* no longer: another server will not go away */
     LATE_MS = 2000,  /* after a failure: for ranks that are still starting */
     STATUS_MS = 1000,
 };
@@ -191,10 +192,8 @@ static int admit(gsi_root *r, gsi_peer *p)
         gsi_logf(&b->log, GRADSYNC_LOG_WARN, "%s; the second was refused", info.message);
         return refuse(r, p, &info);
     }
-    if ((b->failure.code || their != (uint32_t)nranks) && rank < (uint32_t)nranks && !r->there[rank]) {
-        r->there[rank] = 1; /* it will know of the failure: see gsi_root_farewell() */
-        r->missing--;
-    }
+    if ((b->failure.code || their != (uint32_t)nranks) && rank < (uint32_t)nranks)
+        gsi_root_here(r, (int)rank); /* it will know of the failure: see gsi_root_farewell() */
     if (b->failure.code)
         return refuse(r, p, &b->failure);
     if (their != (uint32_t)nranks || rank >= their) {
@@ -213,8 +212,7 @@ static int admit(gsi_root *r, gsi_peer *p)
     p->link.limits.block = (uint64_t)(GSI_GATHER_MAX / nranks);
     r->ranks[rank] = p;
     r->open++;
-    r->there[rank] = 1;
-    r->missing--;
+    gsi_root_here(r, p->rank);
     if (gsi_root_queue(r, p, GSI_FRAME_JOINED, NULL, 0))
         return gsi_root_fail_info(r, &b->failure);
     gsi_root_push(r, p); /* if the connection is over, reading tells */
@@ -309,10 +307,13 @@ static int start_listening(gsi_root *r, int64_t deadline)
     const gsi_job *job = &b->job;
     gsi_addrs addrs;
     char place[sizeof job->addr + 24];
+    int64_t until = gsi_now_ns() + (int64_t)BUSY_MS * 1000000;
     int e = gsi_net_listen_plan(job, &b->log, &addrs);
 
     if (e)
         return e;
+    if (until > deadline)
+        until = deadline;
     gsi_place_text(place, sizeof place, job);
     for (int round = 0;; round++) {
         for (int i = 0; i < job->ports; i++) {
@@ -329,8 +330,7 @@ static int start_listening(gsi_root *r, int64_t deadline)
             if (e == EADDRINUSE && round == 0 && probe(r, job->port + i, deadline))
                 return b->failure.code;
         }
-        int64_t now = gsi_now_ns();
-        if (e != EADDRINUSE || now >= deadline)
+        if (e != EADDRINUSE || gsi_now_ns() >= until)
             return gsi_fail_errno(e,
                                   "rank 0 cannot listen at %s; choose a free port (GRADSYNC_ROOT, MASTER_PORT) of "
                                   "this host",
@@ -338,7 +338,7 @@ static int start_listening(gsi_root *r, int64_t deadline)
         if (round == 0)
             gsi_logf(&b->log, GRADSYNC_LOG_WARN, "rank 0 waits for a free port at %s: in use by another process",
                      place);
-        poll(NULL, 0, gsi_poll_ms(deadline, RETRY_MS));
+        poll(NULL, 0, gsi_poll_ms(until, RETRY_MS));
     }
 }
 
