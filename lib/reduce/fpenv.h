@@ -57,6 +57,11 @@ static inline void fpenv_write(uint64_t env)
 }
 #endif
 
+static inline int fpenv_is_default(void)
+{
+    return __builtin_expect((fpenv_read() & FPENV_CONTROL) == FPENV_DEFAULT, 1);
+}
+
 /* Returns what fpenv_leave() needs. The arithmetic between the two must be in
  * functions that are not inlined here, so that none of it can move out. */
 static inline uint64_t fpenv_enter(void)

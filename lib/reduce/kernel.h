@@ -49,7 +49,7 @@ typedef struct {
     int acc_in, acc_out; /* f16, bf16: src[0], the outputs are f32 */
     const double *scale; /* or NULL */
     enum { KEEP, MULTIPLY, DIVIDE } finish;
-    vec factor; /* of finish */
+    double factor; /* of finish */
 } job;
 
 /* What elements of dtype are computed in. */
@@ -125,7 +125,7 @@ GSI_ALWAYS_INLINE void step(const job *j, uint64_t i, int dtype, int op, int uni
 {
     const int wide = width(dtype), type = computed(dtype);
     const uint64_t at = i * gsi_elem_size(dtype);
-    vec acc[UNITS][2], value[2], factor = j->factor; /* set again wherever it is used */
+    vec acc[UNITS][2], value[2], factor = vec_splat(type, j->factor);
 
     if (extras && j->acc_in) {
         for (int u = 0; u < units; u++)
@@ -167,8 +167,9 @@ GSI_ALWAYS_INLINE void step(const job *j, uint64_t i, int dtype, int op, int uni
         }
     }
     if (extras && j->finish != KEEP) {
+        factor = vec_splat(type, j->factor);
         UNROLL for (int u = 0; u < units; u++) for (int w = 0; w < wide; w++) acc[u][w] =
-            j->finish == DIVIDE ? vec_div(type, acc[u][w], j->factor) : vec_mul(type, acc[u][w], j->factor);
+            j->finish == DIVIDE ? vec_div(type, acc[u][w], factor) : vec_mul(type, acc[u][w], factor);
     }
     if (gsi_is_float(type))
         vec_canonical(type, units, wide, acc);
@@ -208,6 +209,18 @@ GSI_ALWAYS_INLINE void step(const job *j, uint64_t i, int dtype, int op, int uni
     }
 }
 
+#if VEC_PARTIAL
+/* The last elements, at least one and at most a unit. */
+GSI_ALWAYS_INLINE void last_step(const job *j, uint64_t i, uint64_t elems, int dtype, int op, int extras)
+{
+    unsigned part = (unsigned)elems * gsi_elem_size(dtype);
+
+    if (part == 0 || part > VEC_BYTES)
+        __builtin_unreachable();
+    step(j, i, dtype, op, 1, part, 0, extras);
+}
+#endif
+
 /* ---- Loops ---- */
 
 /* Any number of sources and outputs; elements [i, end). */
@@ -227,7 +240,7 @@ GSI_ALWAYS_INLINE void loop_any(const gsi_reduce_args *args, uint64_t i, uint64_
             double divisor = computed(dtype) == GRADSYNC_F64 ? (double)args->divisor : (double)(float)args->divisor;
             int exact = !(args->divisor & (args->divisor - 1));
             j.finish = exact ? MULTIPLY : DIVIDE;
-            j.factor = vec_splat(computed(dtype), exact ? 1 / divisor : divisor);
+            j.factor = exact ? 1 / divisor : divisor;
         }
     }
     for (; end - i >= UNITS * elems; i += UNITS * elems)
@@ -237,7 +250,7 @@ GSI_ALWAYS_INLINE void loop_any(const gsi_reduce_args *args, uint64_t i, uint64_
     if (i == end)
         return;
 #if VEC_PARTIAL
-    step(&j, i, dtype, op, 1, (unsigned)(end - i) * gsi_elem_size(dtype), 0, extras);
+    last_step(&j, i, end - i, dtype, op, extras);
 #else
     gsi_reduce_c_range(args, i, end);
 #endif
@@ -286,15 +299,39 @@ GSI_ALWAYS_INLINE uint64_t sum_shapes(const gsi_reduce_args *args, int dtype)
     }
 }
 
+#if VEC_PARTIAL
+static void reduce_any(const gsi_reduce_args *args);
+
+/* At most a unit, and nothing extra: a message of a few bytes is all overhead, so this
+ * calls nothing and keeps next to nothing on the stack. */
+GSI_ALWAYS_INLINE void small(const gsi_reduce_args *args, int dtype, int op)
+{
+    const job j = {.src = args->src, .dst = args->dst, .nsrc = args->nsrc, .ndst = args->ndst};
+
+    if (gsi_is_float(dtype) && !fpenv_is_default())
+        reduce_any(args);
+    else if (args->count)
+        last_step(&j, 0, args->count, dtype, op, 0);
+}
+#endif
+
 /* ---- Tables ---- */
 
 typedef void loop_fn(const gsi_reduce_args *args, uint64_t first, uint64_t end);
 typedef uint64_t shapes_fn(const gsi_reduce_args *args);
+#if VEC_PARTIAL
+typedef void small_fn(const gsi_reduce_args *args);
+#endif
 
 #define LOOP(dtype, op)                                                                                                \
     static void loop_##dtype##_##op(const gsi_reduce_args *args, uint64_t first, uint64_t end)                         \
     {                                                                                                                  \
         loop_any(args, first, end, GRADSYNC_##dtype, GRADSYNC_##op, 0);                                                \
+    }
+#define SMALL(dtype, op)                                                                                               \
+    static void small_##dtype##_##op(const gsi_reduce_args *args)                                                      \
+    {                                                                                                                  \
+        small(args, GRADSYNC_##dtype, GRADSYNC_##op);                                                                  \
     }
 #define LOOP_EXTRAS(dtype, op)                                                                                         \
     static void extras_##dtype##_##op(const gsi_reduce_args *args, uint64_t first, uint64_t end)                       \
@@ -306,50 +343,32 @@ typedef uint64_t shapes_fn(const gsi_reduce_args *args);
     {                                                                                                                  \
         return sum_shapes(args, GRADSYNC_##dtype);                                                                     \
     }
-#define LOOPS(dtype) LOOP(dtype, SUM) LOOP(dtype, PROD) LOOP(dtype, MIN) LOOP(dtype, MAX)
-#define LOOPS_FLOAT(dtype)                                                                                             \
-    LOOPS(dtype)                                                                                                       \
-    LOOP_EXTRAS(dtype, SUM)                                                                                            \
-    LOOP_EXTRAS(dtype, PROD) LOOP_EXTRAS(dtype, MIN) LOOP_EXTRAS(dtype, MAX) SHAPES(dtype)
+/* clang-format off */
+#define ALL_OPS(make, dtype) make(dtype, SUM) make(dtype, PROD) make(dtype, MIN) make(dtype, MAX)
+#define ALL_FLOATS(make) ALL_OPS(make, F32) ALL_OPS(make, F64) ALL_OPS(make, F16) ALL_OPS(make, BF16)
+#define ALL(make) ALL_FLOATS(make) ALL_OPS(make, I8) ALL_OPS(make, I32) ALL_OPS(make, I64) \
+    make(U8, MIN) make(U8, MAX) make(U32, MIN) make(U32, MAX) make(U64, MIN) make(U64, MAX)
 
-LOOPS_FLOAT(F32)
-LOOPS_FLOAT(F64)
-LOOPS_FLOAT(F16)
-LOOPS_FLOAT(BF16)
-LOOPS(I8)
-LOOPS(I32)
-LOOPS(I64)
-LOOP(U8, MIN)
-LOOP(U8, MAX)
-LOOP(U32, MIN) LOOP(U32, MAX) LOOP(U64, MIN) LOOP(U64, MAX)
+ALL(LOOP)
+ALL_FLOATS(LOOP_EXTRAS)
+SHAPES(F32) SHAPES(F64) SHAPES(F16) SHAPES(BF16)
+#if VEC_PARTIAL
+ALL(SMALL)
+#endif
 
-#define ROW(dtype)                                                                                                     \
-    {                                                                                                                  \
-        loop_##dtype##_SUM, loop_##dtype##_PROD, loop_##dtype##_MIN, loop_##dtype##_MAX                                \
-    }
 /* Sums and products that wrap do not know about signs. */
-#define ROW_UNSIGNED(dtype, same)                                                                                      \
-    {                                                                                                                  \
-        loop_##same##_SUM, loop_##same##_PROD, loop_##dtype##_MIN, loop_##dtype##_MAX                                  \
-    }
-#define ROW_EXTRAS(dtype)                                                                                              \
-    {                                                                                                                  \
-        extras_##dtype##_SUM, extras_##dtype##_PROD, extras_##dtype##_MIN, extras_##dtype##_MAX                        \
-    }
+#define ROW(how, same, dtype) \
+    [GRADSYNC_##dtype] = {how##_##same##_SUM, how##_##same##_PROD, how##_##dtype##_MIN, how##_##dtype##_MAX}
+#define ROWS_FLOAT(how) ROW(how, F32, F32), ROW(how, F64, F64), ROW(how, F16, F16), ROW(how, BF16, BF16)
+#define ROWS(how) ROWS_FLOAT(how), ROW(how, I8, I8), ROW(how, I8, U8), ROW(how, I32, I32), ROW(how, I32, U32), \
+    ROW(how, I64, I64), ROW(how, I64, U64)
 
-    static loop_fn *const loops[GRADSYNC_DTYPE_COUNT][4] = {
-        [GRADSYNC_F32] = ROW(F32), [GRADSYNC_F64] = ROW(F64),
-        [GRADSYNC_F16] = ROW(F16), [GRADSYNC_BF16] = ROW(BF16),
-        [GRADSYNC_I8] = ROW(I8),   [GRADSYNC_U8] = ROW_UNSIGNED(U8, I8),
-        [GRADSYNC_I32] = ROW(I32), [GRADSYNC_U32] = ROW_UNSIGNED(U32, I32),
-        [GRADSYNC_I64] = ROW(I64), [GRADSYNC_U64] = ROW_UNSIGNED(U64, I64),
-};
-static loop_fn *const loops_extras[GRADSYNC_BF16 + 1][4] = {
-    [GRADSYNC_F32] = ROW_EXTRAS(F32),
-    [GRADSYNC_F64] = ROW_EXTRAS(F64),
-    [GRADSYNC_F16] = ROW_EXTRAS(F16),
-    [GRADSYNC_BF16] = ROW_EXTRAS(BF16),
-};
+static loop_fn *const loops[GRADSYNC_DTYPE_COUNT][4] = {ROWS(loop)};
+#if VEC_PARTIAL
+static small_fn *const smalls[GRADSYNC_DTYPE_COUNT][4] = {ROWS(small)};
+#endif
+static loop_fn *const loops_extras[GRADSYNC_BF16 + 1][4] = {ROWS_FLOAT(extras)};
+/* clang-format on */
 static shapes_fn *const shapes[GRADSYNC_BF16 + 1] = {
     [GRADSYNC_F32] = shapes_F32,
     [GRADSYNC_F64] = shapes_F64,
@@ -384,7 +403,7 @@ static void run(loop_fn *loop, const gsi_reduce_args *args, uint64_t first)
     }
 }
 
-static void reduce(const gsi_reduce_args *args)
+static __attribute__((noinline)) void reduce_any(const gsi_reduce_args *args)
 {
     if (!gsi_is_float(args->dtype)) {
         if (args->divisor > 1)
@@ -404,6 +423,24 @@ static void reduce(const gsi_reduce_args *args)
         run(loops[args->dtype][args->op], args, done);
     }
     fpenv_leave(env);
+}
+
+static void reduce(const gsi_reduce_args *args)
+{
+    const unsigned elems = VEC_BYTES / gsi_elem_size(args->dtype);
+
+#if VEC_PARTIAL
+    if (args->count <= elems && !args->flags && !args->scale && args->divisor <= 1) {
+        smalls[args->dtype][args->op](args);
+        return;
+    }
+#else
+    if (args->count < elems && (!gsi_is_float(args->dtype) || fpenv_is_default())) {
+        gsi_reduce_c_range(args, 0, args->count);
+        return;
+    }
+#endif
+    reduce_any(args);
 }
 
 /* One source, many outputs: a reduction of bytes from one source. */

@@ -88,7 +88,7 @@ static int usage(int status)
             "usage: checkreduce [--seed N] [--rounds N] [--quick] [--long] [filters]\n"
             "       checkreduce --bench [--nt] [filters]\n"
             "  --seed N     seed of the random tests (default: from the clock; printed)\n"
-            "  --rounds N   times that every shape is tried (default 3)\n"
+            "  --rounds N   times that every shape is tried (default 2)\n"
             "  --quick      few sizes, one round: for emulators\n"
             "  --long       every f32 value to f16 and bf16 as well (a minute or so)\n"
             "  --bench      GB/s (read and written) of every tier, interleaved, medians\n"
@@ -132,7 +132,7 @@ int main(int argc, char **argv)
         {"ndst", required_argument, NULL, NDST},   {"bytes", required_argument, NULL, BYTES},
         {"help", no_argument, NULL, HELP},         {NULL, 0, NULL, 0},
     };
-    options opt = {.rounds = 3, .dtype = -1, .op = -1};
+    options opt = {.rounds = 2, .dtype = -1, .op = -1};
     int c, want_bench = 0, want_long = 0;
 
     opt.seed = ((uint64_t)time(NULL) << 20 ^ (uint64_t)getpid()) & 0xffffffff;
