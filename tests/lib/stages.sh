@@ -69,10 +69,11 @@ stage_lint() {
     done
 }
 
+# Everything, and with all the cases that the other stages only sample.
 stage_gcc() {
-    need_packages "${test_packages[@]}"
+    need_packages "${test_packages[@]}" mpich openmpi-bin
     CC=gcc CXX=g++ build gcc -Dwerror=true
-    run_tests gcc 2
+    GRADSYNC_TEST_FULL=1 PLAN_FULL=1 run_tests gcc 2
 }
 
 stage_clang() {
@@ -144,7 +145,7 @@ stage_aarch64() {
     tests/cross/packages arm64 "$root" libsodium23 libsodium-dev zlib1g zlib1g-dev
     printf "[constants]\nroot = '%s'\n" "$root" >build/aarch64-root.txt
     build aarch64 -Dwerror=true --cross-file build/aarch64-root.txt --cross-file tests/cross/aarch64.txt
-    run_tests aarch64 20 unit plan -long
+    run_tests aarch64 20 unit plan fuzz -long
     test_args=--quick run_tests aarch64 20 checkreduce
     CC=gcc build gcc -Dwerror=true
     tap aarch64 two_ranks tests/cross/two_ranks build/gcc/tools/gradsync-run build/aarch64 "$root"
