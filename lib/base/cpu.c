@@ -20,18 +20,18 @@ void gsi_ticks_start(void)
     pthread_once(&once, start);
 }
 
-/* The rate is taken anew until it rests on 20 ms, then kept. */
+/* The rate is taken anew until it rests on 20 ms, then kept; and never on less than 100 us. */
 double gsi_ticks_us(uint64_t ticks)
 {
     double rate = atomic_load_explicit(&us_per_tick, memory_order_relaxed);
 
     if (rate == 0) {
+        int64_t ns;
         gsi_ticks_start();
-        int64_t ns = gsi_now_ns() - first_ns;
-        uint64_t elapsed = gsi_ticks() - first_ticks;
-        if (!elapsed || ns <= 0)
-            return 0;
-        rate = (double)ns / 1000 / (double)elapsed;
+        do
+            ns = gsi_now_ns() - first_ns;
+        while (ns < 100000);
+        rate = (double)ns / 1000 / (double)(gsi_ticks() - first_ticks);
         if (ns > 20000000)
             atomic_store_explicit(&us_per_tick, rate, memory_order_relaxed);
     }

@@ -47,6 +47,18 @@ static void free_lane(gsi_lane *lane)
     free(lane->awaited);
 }
 
+/* With a core for every rank the answer comes while one spins; with fewer, the rank that would give it may be
+ * waiting for this core, so it is yielded at once. */
+static void set_patience(gsi_engine *e)
+{
+    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
+    double ticks_per_us = 1 / gsi_ticks_us(1);
+    int crowded = e->ep->local_ranks > cpus;
+
+    e->spin_ticks = crowded ? 0 : (uint64_t)(20 * ticks_per_us);
+    e->yield_ticks = (uint64_t)((crowded ? 200 : 60) * ticks_per_us);
+}
+
 int gsi_engine_init(gsi_engine *e, gsi_endpoint *ep, gsi_register *reg, const gsi_log *log)
 {
     int failed = pthread_mutex_init(&e->lock, NULL) || pthread_mutex_init(&e->queue_lock, NULL);
@@ -57,11 +69,7 @@ int gsi_engine_init(gsi_engine *e, gsi_endpoint *ep, gsi_register *reg, const gs
     e->log = log;
     e->rank = ep->rank;
     e->n = ep->n;
-    /* With a core for every rank the answer comes while one spins; with fewer, the rank that would give it may be
-     * waiting for this core. */
-    long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-    e->spin_us = ep->local_ranks <= cpus ? 20 : 1;
-    e->yield_us = ep->local_ranks <= cpus ? 60 : 100;
+    set_patience(e);
     e->nt_bytes = UINT64_MAX;
     for (uint32_t i = 0; i < ep->lanes; i++)
         failed |= init_lane(&e->lanes[i], e->n);
@@ -153,12 +161,10 @@ static void drive(gsi_engine *e, gsi_op *op)
     gsi_backoff backoff = {0};
 
     while (op->state != GSI_OP_DONE) {
-        if (gsi_engine_progress(e)) {
+        if (gsi_engine_progress(e))
             backoff.since = 0;
-            backoff.looks = 0;
-        } else if (op->state != GSI_OP_DONE) {
+        else if (op->state != GSI_OP_DONE)
             gsi_engine_back_off(e, &backoff);
-        }
     }
 }
 
@@ -196,12 +202,10 @@ static void *progress_thread(void *arg)
             continue;
         }
         pthread_mutex_lock(&e->lock);
-        if (gsi_engine_progress(e)) {
+        if (gsi_engine_progress(e))
             backoff.since = 0;
-            backoff.looks = 0;
-        } else if (!atomic_load(&e->stop)) {
+        else if (!atomic_load(&e->stop))
             gsi_engine_back_off(e, &backoff);
-        }
         pthread_mutex_unlock(&e->lock);
     }
     return NULL;
@@ -294,12 +298,10 @@ int gsi_engine_wait(gsi_op *op)
     start_driving(e);
     while (!atomic_load_explicit(&op->done, memory_order_acquire)) {
         pthread_mutex_lock(&e->lock);
-        if (gsi_engine_progress(e)) {
+        if (gsi_engine_progress(e))
             backoff.since = 0;
-            backoff.looks = 0;
-        } else if (!atomic_load_explicit(&op->done, memory_order_acquire) && !e->broken) {
+        else if (!atomic_load_explicit(&op->done, memory_order_acquire) && !e->broken)
             gsi_engine_back_off(e, &backoff);
-        }
         pthread_mutex_unlock(&e->lock);
     }
     stop_driving(e);

@@ -72,7 +72,7 @@ typedef struct gsi_engine {
     const gsi_log *log;
     int rank, n;
     int default_algo;
-    int spin_us, yield_us; /* of a wait, before it sleeps */
+    uint64_t spin_ticks, yield_ticks; /* of a wait, before it yields, and before it sleeps */
     int strict;
     uint64_t nt_bytes; /* results of this size, over all ranks, are written past the caches */
 
@@ -161,8 +161,7 @@ void gsi_engine_look_for_trouble(gsi_engine *e);
 
 /* wait.c */
 typedef struct gsi_backoff {
-    uint64_t since; /* ticks of the first fruitless look; 0: none yet */
-    uint32_t looks;
+    uint64_t since;     /* ticks of the first fruitless look; 0: none yet */
     int64_t checked_ns; /* when trouble was last looked for */
 } gsi_backoff;
 /* Nothing moved: pauses, yields or sleeps. lock is held, and is let go of meanwhile. */

@@ -27,6 +27,7 @@ enum gsi_op_state {
     GSI_OP_ENTERED, /* header published, waits for the others' */
     GSI_OP_STAGE,   /* waits for the staging memory */
     GSI_OP_RUNNING,
+    GSI_OP_MEETING, /* between two plans of a long message: waits until all are done with the first */
     GSI_OP_DONE,
 };
 

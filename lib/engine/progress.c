@@ -45,7 +45,7 @@ static int share_memory(gsi_engine *e, gsi_op *op)
     for (int i = 0; i < 2; i++) {
         if (used[i] && !*held[i])
             *held[i] = gsi_register_get(e->reg, addr[i], bytes[i]);
-        if (!*held[i])
+        if (!*held[i] || (i == 1 && *held[1] == *held[0])) /* often both lie in the same memory */
             continue;
         int rc = (*held[i])->fd < 0 ? GRADSYNC_ERR_UNSUPPORTED : e->ep->ops->share(e->ep, *held[i]);
         if (rc == GRADSYNC_IN_PROGRESS)
@@ -156,6 +156,15 @@ static int resolve(gsi_engine *e, gsi_lane *lane, const gsi_header *h, int space
     return 0;
 }
 
+/* In place: RECV is SEND. */
+static void same_place(gsi_lane *lane, int n, int rank)
+{
+    int send = GSI_SEND * n + rank, recv = GSI_RECV * n + rank;
+    lane->base[recv] = lane->base[send];
+    lane->mem[recv] = lane->mem[send];
+    lane->mem_off[recv] = lane->mem_off[send];
+}
+
 /* Where all ranks' SEND and RECV lie; all are shareable. */
 static int bind_user_memory(gsi_engine *e, gsi_lane *lane)
 {
@@ -167,7 +176,10 @@ static int bind_user_memory(gsi_engine *e, gsi_lane *lane)
         const gsi_header *h = e->ep->ops->header(e->ep, op->seq, r);
         if (h->u.mem.send)
             rc = resolve(e, lane, h, GSI_SEND, r, h->u.mem.send, h->u.mem.send_off, send_bytes);
-        if (!rc && h->u.mem.recv)
+        if (!rc && h->u.mem.recv == h->u.mem.send && h->u.mem.recv_off == h->u.mem.send_off &&
+            op->call.coll == GRADSYNC_ALL_REDUCE)
+            same_place(lane, e->n, r);
+        else if (!rc && h->u.mem.recv)
             rc = resolve(e, lane, h, GSI_RECV, r, h->u.mem.recv, h->u.mem.recv_off, recv_bytes);
     }
     return rc;
@@ -240,6 +252,9 @@ static int after_headers(gsi_engine *e, gsi_lane *lane)
     op->predicted_us = op->entry->predicted_us;
     lane->seg_bytes = 0;
     const gsi_plan *plan = op->entry->plan;
+    /* Of all streams: a later plan of a long message may have more than this one. */
+    for (int i = 0; op->call.count > op->entry->segment && i < GSI_MAX_STREAMS * e->n; i++)
+        lane->awaited[i] = 0;
     for (int i = 0; i < plan->nstreams * e->n; i++)
         lane->awaited[i] = 0;
     op->state = plan->stage_bytes && !plan->slot ? GSI_OP_STAGE : GSI_OP_RUNNING;
@@ -250,22 +265,50 @@ static int after_headers(gsi_engine *e, gsi_lane *lane)
 
 /* ---- Running ------------------------------------------------------------------ */
 
-/* The plan has ended: the next segment of a long message, or the end. */
+/* The plan of a segment has ended here; others may still read what it left in STAGE, so all meet before the
+ * next one. */
+static void call_meeting(gsi_engine *e, gsi_lane *lane)
+{
+    gsi_op *op = lane->op;
+    const gsi_plan *plan = op->entry->plan;
+
+    for (int i = 0; i < plan->nstreams * e->n; i++)
+        lane->awaited[i] += plan->awaits[i];
+    for (int p = 0; p < e->n; p++) {
+        if (p == e->rank)
+            continue;
+        lane->awaited[p]++;
+        if (!plan->signal_all)
+            e->ep->ops->signal(e->ep, op->seq, 0, p);
+    }
+    if (plan->signal_all)
+        e->ep->ops->signal_all(e->ep, op->seq);
+    op->entered_next = 0;
+    op->state = GSI_OP_MEETING;
+}
+
+static int all_met(gsi_engine *e, gsi_lane *lane)
+{
+    gsi_op *op = lane->op;
+    int all = op->entry->plan->signal_all;
+
+    for (; op->entered_next < e->n; op->entered_next++) {
+        int p = op->entered_next;
+        if (p != e->rank && e->ep->ops->signals(e->ep, op->seq, 0, p, all) < lane->awaited[p])
+            return 0;
+    }
+    return 1;
+}
+
+/* The plan for the next segment of a long message. */
 static int next_segment(gsi_engine *e, gsi_lane *lane)
 {
     gsi_op *op = lane->op;
     const gsi_plan_entry *entry = op->entry;
-    const gsi_plan *plan = entry->plan;
-    uint64_t left = op->call.count - op->segment;
 
-    if (left <= entry->segment)
-        return 1;
-    for (int i = 0; i < plan->nstreams * e->n; i++)
-        lane->awaited[i] += plan->awaits[i];
     op->segment += entry->segment;
     lane->seg_bytes += entry->segment * op->call.esize;
-    left -= entry->segment;
-    if (left < entry->segment) {
+    if (op->call.count - op->segment < entry->segment) {
         /* A user of the cached plan until its successor is found, which thus cannot take its place. */
         const gsi_plan_key key = entry->key;
         const gsi_plan_entry *tail;
@@ -275,6 +318,7 @@ static int next_segment(gsi_engine *e, gsi_lane *lane)
         gsi_engine_plan_done(entry);
         op->entry = tail;
     }
+    op->state = GSI_OP_RUNNING;
     begin_plan(e, lane);
     return 0;
 }
@@ -319,9 +363,18 @@ static int step(gsi_engine *e, gsi_lane *lane)
         op->state = GSI_OP_RUNNING;
         begin_plan(e, lane);
     }
-    rc = gsi_engine_run_plan(e, lane, &moved);
-    if (rc == 1)
+    if (op->state == GSI_OP_MEETING) {
+        if (!all_met(e, lane))
+            return moved;
+        moved = 1;
         rc = next_segment(e, lane);
+    }
+    if (!rc)
+        rc = gsi_engine_run_plan(e, lane, &moved);
+    if (rc == 1 && op->call.count - op->segment > op->entry->segment) {
+        call_meeting(e, lane);
+        return 1;
+    }
     if (rc)
         gsi_engine_finish(e, op, rc < 0 ? rc : 0);
     return moved || rc;

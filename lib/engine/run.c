@@ -205,7 +205,7 @@ int gsi_engine_waits_for(const gsi_engine *e, const gsi_lane *lane, int *step)
 {
     const gsi_op *op = lane->op;
     *step = -1;
-    if (op->state == GSI_OP_ENTERED)
+    if (op->state == GSI_OP_ENTERED || op->state == GSI_OP_MEETING)
         return op->entered_next < e->n ? op->entered_next : -1;
     if (op->state != GSI_OP_RUNNING)
         return -1;

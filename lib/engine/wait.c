@@ -7,7 +7,6 @@
 
 #include "base/cpu.h"
 
-enum { LOOK_AT_CLOCK = 32 };
 static const int64_t nap_ns = 50000000, check_ns = 100000000;
 
 static void sleep_once(gsi_engine *e, gsi_backoff *b)
@@ -36,22 +35,18 @@ static void sleep_once(gsi_engine *e, gsi_backoff *b)
 
 void gsi_engine_back_off(gsi_engine *e, gsi_backoff *b)
 {
+    uint64_t now = gsi_ticks();
+
     if (!b->since)
-        b->since = gsi_ticks();
-    if (++b->looks % LOOK_AT_CLOCK) {
+        b->since = now;
+    uint64_t waited = now - b->since;
+    if (waited < e->spin_ticks) {
         gsi_pause();
-        return;
-    }
-    double waited_us = gsi_ticks_us(gsi_ticks() - b->since);
-    if (waited_us < e->spin_us)
-        return;
-    if (waited_us < e->yield_us) {
-        b->looks = LOOK_AT_CLOCK - 1; /* the clock is cheap beside a system call: from now on every time */
+    } else if (waited < e->yield_ticks) {
         pthread_mutex_unlock(&e->lock);
         sched_yield();
         pthread_mutex_lock(&e->lock);
-        return;
+    } else {
+        sleep_once(e, b);
     }
-    b->looks = LOOK_AT_CLOCK - 1;
-    sleep_once(e, b);
 }

@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Long messages are run as several plans, one after the other, with one exchange of
- * headers before the first: a rank begins a plan while its peers may still be in the
- * one before. Here the plans of such a message are joined to one and verified, so that
- * what the next plan does to STAGE is held against what the last one left unfinished.
+ * headers before the first. Plans may leave STAGE in use by slower peers, so the engine
+ * lets all ranks signal each other between them. Here the plans of such a message are
+ * joined to one, those signals included, and verified: what the next plan does to STAGE
+ * is held against what the last one left unfinished.
  */
 #include "plan/verify.h"
 #include "tap.h"
@@ -32,6 +33,30 @@ static void append(gsi_plan *all, const gsi_plan *next, int stream, uint64_t don
             all->places[all->nplaces++] = place;
         }
         all->steps[all->nsteps++] = step;
+    }
+    all->streams[stream].count = all->nsteps - all->streams[stream].first;
+}
+
+/* What the engine does between two plans: every rank tells every other that it is done, and waits to be told. */
+static void append_meeting(gsi_plan *all, int stream)
+{
+    uint32_t *row = all->awaits + stream * all->n;
+    gsi_step signal = {.kind = GSI_STEP_SIGNAL, .peer = GSI_ALL}, wait = {.kind = GSI_STEP_WAIT};
+
+    if (all->signal_all)
+        all->steps[all->nsteps++] = signal;
+    for (int p = 0; p < all->n && !all->signal_all; p++) {
+        signal.peer = p;
+        if (p != all->rank)
+            all->steps[all->nsteps++] = signal;
+    }
+    for (int p = 0; p < all->n; p++) {
+        wait.peer = p;
+        wait.value = row[p] + 1;
+        if (p == all->rank)
+            continue;
+        row[p]++;
+        all->steps[all->nsteps++] = wait;
     }
     all->streams[stream].count = all->nsteps - all->streams[stream].first;
 }
@@ -72,7 +97,7 @@ static gsi_plan *join(gsi_plan *const segments[SEGMENTS], const uint64_t done[SE
             all->stage_bytes = segments[g]->stage_bytes;
         all->ordered &= segments[g]->ordered;
     }
-    all->steps = malloc((steps + 1) * sizeof *all->steps);
+    all->steps = malloc((steps + 2u * SEGMENTS * GSI_MAX_STREAMS * (uint32_t)all->n + 1) * sizeof *all->steps);
     all->places = malloc((places + 1) * sizeof *all->places);
     all->awaits = calloc((size_t)all->nstreams * (size_t)all->n + 1, sizeof *all->awaits);
     if (!all->steps || !all->places || !all->awaits)
@@ -87,6 +112,8 @@ static gsi_plan *join(gsi_plan *const segments[SEGMENTS], const uint64_t done[SE
             ok = ok && uniform(segments[g], s);
             for (int p = 0; p < all->n; p++)
                 all->awaits[s * all->n + p] += segments[g]->awaits[s * all->n + p];
+            if (g + 1 < SEGMENTS && s < segments[g + 1]->nstreams)
+                append_meeting(all, s);
         }
     }
     if (!ok) {
