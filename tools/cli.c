@@ -72,6 +72,8 @@ static void put(const char *program, const char *format, va_list args, const cha
     char text[2048];
     size_t room = sizeof text - 160;
     int at = snprintf(text, 128, "%s: ", program);
+    /* The analyser loses va_start() where it inlines a variadic function. */
+    /* NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized) */
     int n = vsnprintf(text + at, room, format, args);
 
     at += n < 0 ? 0 : n < (int)room ? n : (int)room - 1;

@@ -252,9 +252,9 @@ static void y_axis(const picture *pic, const panel *p, const char *name)
     double decades = log10(p->hi / p->lo);
     char text[32];
 
-    for (double base = pow(10, floor(log10(p->lo) + 1e-9)); base <= p->hi * (1 + 1e-9); base *= 10) {
+    for (int e = (int)floor(log10(p->lo) + 1e-9); e <= (int)floor(log10(p->hi) + 1e-9); e++) {
         for (int i = 0; i < 3; i++) {
-            double v = steps[i] * base;
+            double v = steps[i] * pow(10, e);
 
             if (v < p->lo * (1 - 1e-9) || v > p->hi * (1 + 1e-9))
                 continue;
