@@ -74,9 +74,9 @@ int gradsync_comm_explain(gradsync_comm *comm, int coll, uint64_t bytes, int dty
         else if (i == GRADSYNC_ALGO_COUNT)
             n = snprintf(text + at, room - at,
                          "measured: signal %.2f us; copy %.1f, reduce %.1f GB/s in cache; %.1f, %.1f beyond %.0f KiB; "
-                         "%.1f ranks a core\n",
+                         "transfer %.1f; %.1f ranks a core\n",
                          c->signal_us, c->copy_GBps, c->reduce_GBps, c->mem_copy_GBps, c->mem_reduce_GBps,
-                         c->cache_bytes / 1024, c->ranks_per_core);
+                         c->cache_bytes / 1024, c->transfer_GBps, c->ranks_per_core);
         else if (k->eligible)
             n = snprintf(text + at, room - at, "  %-9s %10.2f us  %s%s\n", gradsync_algo_name(i), k->predicted_us,
                          k->reason, i == choice.algo ? "  <- chosen" : "");

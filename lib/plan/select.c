@@ -7,6 +7,7 @@
  *   S  bytes of the message (a block of it for reduce-scatter and all-gather)
  *   X  signal_us: one exchange of signals, or of headers, between all ranks
  *   A  one PUT until its receiver goes on: put_us and its steps, times ranks_per_core
+ *   transfer(b)  us to take b bytes from another core's cache; see transfers()
  *   copy(b), reduce(b)  us to copy b bytes, to reduce b source bytes; at the rate of
  *      the caches or of memory, by how much memory one rank goes through
  *
@@ -24,21 +25,30 @@ typedef struct model {
     double n, S;
     double X, A;
     double log2n; /* rounded up */
-    double exchange_us, copy_us, reduce_us;
+    double exchange_us, copy_us, reduce_us, transfer_us;
+    double copied; /* bytes, for the transfers */
+    double cached; /* the share of the memory that is gone through which the caches hold */
 } model;
+
+/* The share of `footprint` bytes that stays in the caches. */
+static double cached(double footprint, double cache)
+{
+    double beyond = cache > 0 ? (footprint - cache) / cache : 0;
+    return beyond < 0 ? 1 : beyond > 1 ? 0 : 1 - beyond;
+}
 
 /* ns per byte: `near` within the caches, `far` from twice their size on, between them in proportion. */
 static double rate(double near, double far, double footprint, double cache)
 {
-    double t = cache > 0 ? (footprint - cache) / cache : 0;
-
-    t = t < 0 ? 0 : t > 1 ? 1 : t;
-    return (1 - t) / near + t / far;
+    double in = cached(footprint, cache);
+    return in / near + (1 - in) / far;
 }
 
 /* bytes, by one rank that goes through `footprint` bytes of memory in the call */
 static void copies(model *m, double bytes, double footprint)
 {
+    m->copied += bytes;
+    m->cached = cached(footprint, m->costs->cache_bytes);
     m->copy_us += bytes * rate(m->costs->copy_GBps, m->costs->mem_copy_GBps, footprint, m->costs->cache_bytes) / 1e3;
 }
 
@@ -305,6 +315,23 @@ static void local(model *m)
     steps(m, 1);
 }
 
+/* In shared memory every byte passes from one core's cache to another's: what is copied for others is written
+ * where they last read, and read where it was last written. Oneshot: everyone reads n contributions; direct:
+ * everyone reads and writes the others' share of a slice. And whatever the algorithm, headers are exchanged. */
+static void transfers(model *m, int loadstore)
+{
+    double bytes = 2 * m->copied;
+
+    if (!loadstore || m->args.n == 1)
+        return;
+    if (m->args.algo > GRADSYNC_ALGO_STAGED)
+        m->exchange_us += m->X;
+    if (m->args.algo == GRADSYNC_ALGO_ONESHOT)
+        bytes = m->n * (m->args.coll == GRADSYNC_REDUCE_SCATTER ? m->n : 1) * m->S;
+    if (m->costs->transfer_GBps > 0)
+        m->transfer_us = bytes * m->cached / m->costs->transfer_GBps / 1e3;
+}
+
 static const char *why_not(const gsi_select_args *args, const gsi_plan_args *plan)
 {
     int algo = plan->algo;
@@ -396,7 +423,8 @@ void gsi_select(const gsi_costs *costs, const gsi_select_args *args, int brief, 
         c->predicted_us = 0;
         if (!why) {
             (args->n > 1 ? predictors[a] : local)(&m);
-            c->predicted_us = m.exchange_us + m.copy_us + m.reduce_us;
+            transfers(&m, args->loadstore);
+            c->predicted_us = m.exchange_us + m.copy_us + m.reduce_us + m.transfer_us;
             /* Strictly less: of equals the first in the order of enum gradsync_algo. */
             if (!out->algo || c->predicted_us < out->predicted_us) {
                 out->algo = a;
@@ -408,8 +436,8 @@ void gsi_select(const gsi_costs *costs, const gsi_select_args *args, int brief, 
         if (why)
             say(c->reason, sizeof c->reason, "%s", why);
         else
-            say(c->reason, sizeof c->reason, "exchanges %.3g us, copies %.3g us, reductions %.3g us", m.exchange_us,
-                m.copy_us, m.reduce_us);
+            say(c->reason, sizeof c->reason, "exchanges %.3g us, copies %.3g us, reductions %.3g us, transfers %.3g us",
+                m.exchange_us, m.copy_us, m.reduce_us, m.transfer_us);
     }
     if (!brief) {
         out->candidates[0] = (gsi_candidate){0};

@@ -18,6 +18,7 @@ typedef struct gsi_costs {
     double reduce_GBps;   /* one rank reducing from cached memory, source bytes per ns, all ranks at it */
     double mem_copy_GBps; /* the same from memory beyond the caches */
     double mem_reduce_GBps;
+    double transfer_GBps;  /* one rank taking what another has just written in its cache, all ranks at it; 0: free */
     double cache_bytes;    /* where "beyond the caches" begins, for one rank's share */
     double ranks_per_core; /* >= 1: ranks that share a core take turns */
 } gsi_costs;
