@@ -19,6 +19,11 @@ static void set_port(gsi_addr *a, int port)
         a->v4.sin_port = htons((uint16_t)port);
 }
 
+static int same_addr(const gsi_addr *a, const gsi_addr *b)
+{
+    return a->len == b->len && !memcmp(&a->any, &b->any, a->len);
+}
+
 static void add(gsi_addrs *out, const struct sockaddr *sa, size_t len)
 {
     if (out->n == GSI_ADDRS_MAX || (sa->sa_family != AF_INET && sa->sa_family != AF_INET6))
@@ -185,12 +190,17 @@ int gsi_net_listen_plan(const gsi_job *job, const gsi_log *log, gsi_addrs *out)
     if (job->ifname[0]) {
         gsi_addrs wanted = *out;
         out->n = 0;
-        int r = plan_ifname(job, out), found = 0;
-        for (int i = 0; i < out->n; i++)
-            for (int j = 0; j < wanted.n; j++)
-                found |= out->list[i].len == wanted.list[j].len &&
-                         !memcmp(&out->list[i].any, &wanted.list[j].any, wanted.list[j].len);
-        if (!r && wanted.n && !found)
+        int r = plan_ifname(job, out), found = wanted.n == 0;
+        for (int j = 0; j < wanted.n && !r; j++) {
+            for (int i = 0; i < out->n; i++)
+                found |= same_addr(&out->list[i], &wanted.list[j]);
+            /* Ranks on this host may be led to it by the host's own name; no other host gets there. */
+            if (gsi_net_is_loopback(&wanted.list[j])) {
+                add(out, &wanted.list[j].any, wanted.list[j].len);
+                found = 1;
+            }
+        }
+        if (!r && !found)
             gsi_logf(log, GRADSYNC_LOG_WARN,
                      "rank 0 listens on the interfaces '%s' (GRADSYNC_IFNAME), but the other ranks connect to %s, "
                      "which is not on them; set GRADSYNC_ROOT or MASTER_ADDR to an address there",
