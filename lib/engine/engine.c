@@ -126,6 +126,7 @@ static void enqueue(gsi_engine *e, gsi_op *op)
 {
     pthread_mutex_lock(&e->queue_lock);
     op->seq = ++e->last_seq;
+    op->number = op->call.tag ? 0 : ++e->last_number;
     if (e->tail)
         e->tail->next = op;
     else

@@ -76,8 +76,8 @@ typedef struct gsi_engine {
     int strict;
     uint64_t nt_bytes; /* results of this size, over all ranks, are written past the caches */
 
-    gsi_op *head, *tail; /* queued, in order of seq */
-    uint64_t last_seq;   /* given out */
+    gsi_op *head, *tail;            /* queued, in order of seq */
+    uint64_t last_seq, last_number; /* given out */
     _Atomic uint32_t queued;
 
     gsi_lane lanes[GSI_MAX_LANES];

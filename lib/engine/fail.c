@@ -83,10 +83,10 @@ int gsi_engine_compare(gsi_engine *e, gsi_op *op)
     gsi_error_fill(op->error, GRADSYNC_ERR_MISMATCH,
                    "ranks disagree in collective %llu: rank %d called %s, rank %d called %s; make every rank call the "
                    "same collectives in the same order",
-                   (unsigned long long)op->seq, odd, odd_call, most, most_call);
+                   (unsigned long long)op->number, odd, odd_call, most, most_call);
     op->error->rank = e->rank;
     op->error->peer = odd;
-    op->error->seq = op->seq;
+    op->error->seq = op->number;
     return GRADSYNC_ERR_MISMATCH;
 }
 
@@ -96,7 +96,7 @@ int gsi_engine_compare(gsi_engine *e, gsi_op *op)
 static void note_end(gsi_engine *e, const gsi_op *op)
 {
     e->last.call = op->call;
-    e->last.seq = op->seq;
+    e->last.number = op->number;
     e->last.bytes = op->bytes;
     e->last.algo = op->algo;
     e->last.result = op->result;
@@ -173,13 +173,13 @@ void gsi_engine_finish(gsi_engine *e, gsi_op *op, int result)
         snprintf(failure.text, sizeof failure.text, "rank %d failed: %.180s", e->rank, info.message);
         e->ep->ops->fail(e->ep, &failure);
         e->ep->ops->failure(e->ep, &failure);
-        gsi_engine_break(e, &failure, op->seq, -1);
+        gsi_engine_break(e, &failure, op->number, -1);
         return;
     }
     if (result == GRADSYNC_ERR_UNSUPPORTED) {
         *op->error = (gradsync_error_info)GRADSYNC_ERROR_INFO_INIT;
         gradsync_last_error(op->error);
-        op->error->seq = op->seq;
+        op->error->seq = op->number;
         op->error->rank = e->rank;
     }
     gsi_lane *lane = &e->lanes[op->seq % lanes];
@@ -207,7 +207,7 @@ void gsi_engine_fail_queued(gsi_engine *e)
             break;
         atomic_fetch_sub_explicit(&e->queued, 1, memory_order_relaxed);
         *op->error = e->failure;
-        op->error->seq = op->seq;
+        op->error->seq = op->number;
         end(e, op, e->failure.code);
     }
 }
@@ -228,7 +228,7 @@ void gsi_engine_break(gsi_engine *e, const gsi_failure *failure, uint64_t seq, i
             continue;
         e->lanes[i].op = NULL;
         *op->error = e->failure;
-        op->error->seq = op->seq;
+        op->error->seq = op->number;
         end(e, op, failure->code);
     }
     gsi_engine_fail_queued(e);
@@ -258,7 +258,7 @@ static void time_out(gsi_engine *e, const gsi_op *op)
 {
     gsi_failure failure = {GRADSYNC_ERR_TIMEOUT, e->rank, -1, ""};
     int step = -1, peer = -1;
-    uint64_t seq = op->seq;
+    uint64_t number = op->number;
     const gsi_op *stuck = op;
 
     /* A queued op is late because an older one is. */
@@ -266,7 +266,7 @@ static void time_out(gsi_engine *e, const gsi_op *op)
         stuck = e->lanes[(e->done + 1) % e->ep->lanes].op;
     if (e->lanes[stuck->seq % e->ep->lanes].op == stuck) {
         peer = gsi_engine_waits_for(e, &e->lanes[stuck->seq % e->ep->lanes], &step);
-        seq = stuck->seq;
+        number = stuck->number;
     }
     failure.peer = peer;
     if (peer >= 0)
@@ -274,14 +274,14 @@ static void time_out(gsi_engine *e, const gsi_op *op)
                  "rank %d waited %.1f s for rank %d, which %s %s, collective %llu; is it stopped, in other code, or "
                  "slow? (timeout_ms, GRADSYNC_TIMEOUT)",
                  e->rank, (double)op->call.timeout_ms / 1000, peer, step < 0 ? "has not called" : "is stuck in",
-                 gradsync_coll_name(stuck->call.coll), (unsigned long long)seq);
+                 gradsync_coll_name(stuck->call.coll), (unsigned long long)number);
     else
         snprintf(failure.text, sizeof failure.text,
                  "rank %d waited %.1f s in vain for the other ranks to finish earlier collectives than %llu", e->rank,
-                 (double)op->call.timeout_ms / 1000, (unsigned long long)seq);
+                 (double)op->call.timeout_ms / 1000, (unsigned long long)number);
     e->ep->ops->fail(e->ep, &failure);
     if (e->ep->ops->failure(e->ep, &failure))
-        gsi_engine_break(e, &failure, seq, step);
+        gsi_engine_break(e, &failure, number, step);
 }
 
 void gsi_engine_look_for_trouble(gsi_engine *e)
@@ -303,7 +303,8 @@ void gsi_engine_look_for_trouble(gsi_engine *e)
         e->ep->ops->fail(e->ep, &failure);
         /* The first failure that was published counts for all; a claim whose claimer died first is never published. */
         e->ep->ops->failure(e->ep, &failure);
-        gsi_engine_break(e, &failure, e->done + 1, -1);
+        const gsi_op *oldest = e->lanes[(e->done + 1) % e->ep->lanes].op;
+        gsi_engine_break(e, &failure, oldest ? oldest->number : 0, -1);
         return;
     }
     int64_t now = gsi_now_ns();

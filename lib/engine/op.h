@@ -37,8 +37,9 @@ struct gsi_engine;
 /* A blocking call keeps its op on the stack; a posted one is the gradsync_request. */
 typedef struct gsi_op {
     gsi_call call;
-    uint64_t seq;
-    uint64_t bytes; /* count * esize */
+    uint64_t seq;    /* its place among all collectives of the communicator, from 1 */
+    uint64_t number; /* the same, as users count: the library's own have none, 0 */
+    uint64_t bytes;  /* count * esize */
     int64_t deadline_ns;
     uint64_t start_ticks, work_ticks;
     struct gsi_op *next;                /* in the queue */

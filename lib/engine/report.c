@@ -31,7 +31,7 @@ void gsi_engine_report(const gsi_engine *e, const gsi_op *op, gradsync_report *o
         .coll = op->call.coll,
         .algo = op->algo,
         .result = op->result,
-        .seq = op->seq,
+        .seq = op->number,
         .bytes = op->bytes,
         .predicted_us = op->predicted_us,
         .measured_us = op->measured_us,
