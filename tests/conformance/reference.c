@@ -72,6 +72,18 @@ static void store_half(void *p, int dtype, float value)
 
 /* ---- Contributions -------------------------------------------------------------- */
 
+/* The largest contribution with which partial sums are exact in any order: bf16 holds whole
+ * numbers up to 2^8, f16 up to 2^11. */
+static int reach_of(const reference_case *c)
+{
+    int exact = c->dtype == GRADSYNC_BF16 ? 1 << 8 : c->dtype == GRADSYNC_F16 ? 1 << 11 : 1 << 24, scale = 1;
+
+    for (int r = 0; r < c->n && c->scaled; r++)
+        scale = c->scale[r] > scale ? (int)c->scale[r] : scale;
+    int reach = exact / (scale * c->n * (c->op == GRADSYNC_AVG ? c->n : 1));
+    return reach > 15 ? 15 : reach < 1 ? 1 : reach;
+}
+
 static void make_element(const reference_case *c, int rank, uint64_t i, void *out)
 {
     uint64_t bits = reference_random(c->seed ^ (uint64_t)rank << 48, i);
@@ -84,6 +96,7 @@ static void make_element(const reference_case *c, int rank, uint64_t i, void *ou
         memcpy(out, &bits, size);
         return;
     }
+    int reach = reach_of(c);
     float value = c->op == GRADSYNC_PROD ? (bits & 1 ? 1.0f : -1.0f) * (bits & 6 ? 1.0f : 2.0f)
                                          : (float)((int)(bits % (2 * (uint64_t)reach + 1)) - reach);
     if (c->op == GRADSYNC_AVG)
