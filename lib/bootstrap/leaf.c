@@ -191,7 +191,7 @@ static int timed_out(gsi_leaf *f)
     const char *what = f->want == GSI_FRAME_START ? "join" : "all-gather";
 
     if (f->waiting[0])
-        return gsi_bootstrap_fail(b, GRADSYNC_ERR_TIMEOUT, -1,
+        return gsi_bootstrap_fail(b, GRADSYNC_ERR_TIMEOUT, atoi(f->waiting), /* the first of them */
                                   "rank %d waited %lld ms in the %s for ranks %s, says rank 0; see why they are late",
                                   b->job.rank, (long long)b->timeout_ms, what, f->waiting);
     return gsi_bootstrap_fail(b, GRADSYNC_ERR_TIMEOUT, 0,

@@ -244,6 +244,11 @@ static void test_replays(void)
     receive(&p.server, &w, text);
     tap_ok(receive(&p.server, &w, text) == GSI_LINK_TAMPERED && !*text, "a frame sent again");
     shake(&p, 0, 1);
+    w.n = 0;
+    send_frame(&p.client, &w, GSI_FRAME_BLOCK, 1, "");
+    receive(&p.server, &w, text);
+    tap_ok(receive(&p.server, &w, text) == GSI_LINK_TAMPERED, "a frame without a body sent again");
+    shake(&p, 0, 1);
     struct wire first = {.n = 0}, second = {.n = 0};
     send_frame(&p.client, &first, GSI_FRAME_BLOCK, 1, "one");
     send_frame(&p.client, &second, GSI_FRAME_BLOCK, 2, "two");

@@ -250,6 +250,32 @@ static void test_missing(void)
     job_free(j);
 }
 
+/* Rank 1 has less patience than rank 0, and rank 3 never comes. */
+static void run_impatient(struct job *j, int rank, struct result *out)
+{
+    struct job mine = job_view(j);
+    gsi_bootstrap *b = NULL;
+
+    if (rank == 1)
+        mine.timeout_ms = 2500;
+    if (rank != 3)
+        create(&mine, rank, j->nranks, j->key, &b, out);
+    gsi_bootstrap_destroy(b);
+}
+
+static void test_impatient(void)
+{
+    struct job *j = job_new(4, run_impatient);
+    int good = 1;
+
+    as_threads(j, 4);
+    for (int i = 0; i < 3; i++)
+        good &= says(&j->results[i], "rank 1 waited 2500 ms") && says(&j->results[i], "for ranks 3 of 4");
+    tap_ok(good && all_have(j, 0, 2, GRADSYNC_ERR_TIMEOUT, 3),
+           "a rank that gives up before rank 0 knows for whom it waited, and tells the others");
+    job_free(j);
+}
+
 static void run_no_root(struct job *j, int rank, struct result *out)
 {
     gsi_bootstrap *b = NULL;
@@ -518,6 +544,7 @@ int main(void)
     test_zero_twice();
     test_other_size();
     test_missing();
+    test_impatient();
     test_no_root();
     test_silent();
     test_lost();
