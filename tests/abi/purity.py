@@ -18,7 +18,7 @@ import tap  # noqa: E402
 
 PURE = re.compile(
     # memory and text
-    r"mem(cpy|move|set|cmp|chr)|str\w+|v?snprintf|qsort|bsearch|abs|labs|llabs"
+    r"free|mem(cpy|move|set|cmp|chr)|str\w+|v?snprintf|qsort|bsearch|abs|labs|llabs"
     # arithmetic
     r"|(ceil|floor|round|trunc|rint|log|log2|exp|exp2|sqrt|pow|fabs|fmin|fmax|fmod|ldexp|frexp)f?"
     # what compilers, hardening and sanitizers add
