@@ -103,6 +103,28 @@ def abandoned(ctx: gradsync.Context, comm: gradsync.Comm) -> None:
     say(rank=comm.rank)
 
 
+def forks(ctx: gradsync.Context, comm: gradsync.Comm) -> None:
+    """a forked child ends as programs do, with all that it inherited: that is not its own to end"""
+    global keep
+    keep = [ctx.alloc(100).view(), comm.barrier_post()]
+    keep[1].wait()
+    child = os.fork()
+    if child == 0:
+        try:
+            comm.barrier()
+        except gradsync.InvalidError as error:
+            assert "parent" in str(error), error
+            comm.close()
+            with gradsync.Context() as own, own.comm() as alone:  # what it makes itself works
+                alone.all_reduce(own.alloc(100), dtype="f32")
+            sys.exit(7)
+        sys.exit(1)
+    _, status = os.waitpid(child, 0)
+    comm.barrier()
+    comm.all_reduce(bytearray(4000), dtype="f32")
+    say(child=os.WEXITSTATUS(status) if os.WIFEXITED(status) else -1)
+
+
 keep: Any = None
 
 

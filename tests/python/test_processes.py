@@ -62,6 +62,12 @@ class Processes(unittest.TestCase):
         self.assertEqual(sorted(self.lines("abandoned")), list(range(N)))
 
 
+    def test_forked_children(self) -> None:
+        """they end, and the ranks go on"""
+        for rank, told in self.lines("forks").items():
+            self.assertEqual(told, [{"child": 7}], rank)
+
+
 class NoLauncher(unittest.TestCase):
     def test_from_env_without_one(self) -> None:
         """the error says how to start the program"""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import weakref
 from typing import Optional, Protocol
 
@@ -19,9 +20,11 @@ class _Closeable(Protocol):
 # function, so they end while the interpreter can still run it.
 live: "weakref.WeakSet[_Closeable]" = weakref.WeakSet()
 
-# True once the interpreter goes down: then nothing is freed any more. The
-# operating system takes the memory back, and views of it may still be in use.
-exiting = False
+# Objects note the era that they are of, and are freed in that one only. A forked
+# child is a new era: what it inherits is its parent's to end. So is the end of the
+# interpreter: views of memory may still be in use then, and the system frees it all.
+era = 0
+_ENDED = -1
 
 
 def text(raw: Optional[bytes]) -> str:
@@ -31,7 +34,16 @@ def text(raw: Optional[bytes]) -> str:
 
 @atexit.register
 def _at_exit() -> None:
-    global exiting
+    global era
     for item in list(live):
         item.close_at_exit()
-    exiting = True
+    era = _ENDED
+
+
+def _in_child() -> None:
+    global era
+    era += 1
+    live.clear()
+
+
+os.register_at_fork(after_in_child=_in_child)

@@ -43,6 +43,8 @@ class _Using:
         with comm.lock:
             if comm.value is None and not self.even_closed:
                 raise InvalidError("this Comm is closed; make another one")
+            if comm.era != _lib.era:
+                raise InvalidError("this Comm is the parent process's; a forked child must make its own")
             comm.calls += 1
 
     def __exit__(self, *error: Any) -> None:
@@ -53,10 +55,11 @@ class _Using:
 class CommHandle:
     """Owns the C handle and the requests that are in progress."""
 
-    __slots__ = ("value", "context", "callback", "lock", "calls", "pending", "__weakref__")
+    __slots__ = ("value", "context", "callback", "lock", "calls", "pending", "era", "__weakref__")
 
     def __init__(self, value: int, context: "ContextHandle", callback: Any) -> None:
         self.value: Optional[int] = value
+        self.era = _lib.era
         self.context = context
         self.callback = callback
         self.lock = threading.Lock()
@@ -94,6 +97,8 @@ class CommHandle:
                     "another thread is in a call on this communicator; abort() it and join that thread first"
                 )
             value, self.value = self.value, None
+        if self.era != _lib.era:
+            return  # in a forked child: only the parent may end it
         lib.gradsync_comm_destroy(value)
         for handle in list(self.pending):  # ended as BROKEN, or finished just before
             self.finish(handle, lib.gradsync_test(handle.value))
@@ -108,7 +113,7 @@ class CommHandle:
             pass  # a daemon thread is still in it: the process ends below it
 
     def __del__(self) -> None:
-        if _lib is not None and not _lib.exiting and self.value is not None:
+        if _lib is not None and _lib.era == self.era and self.value is not None:
             self.close()
 
 

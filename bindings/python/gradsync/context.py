@@ -40,13 +40,14 @@ class ContextHandle:
     hold a reference, and are counted besides: the garbage collector finalises a
     cycle of objects in any order."""
 
-    __slots__ = ("value", "log", "lock", "children", "dropped", "__weakref__")
+    __slots__ = ("value", "log", "lock", "children", "dropped", "era", "__weakref__")
 
     def __init__(self, value: int, log: Any) -> None:
         self.value = value
         self.log = log  # the C callback, alive as long as the library may call it
         self.lock = threading.Lock()
         self.children = 0
+        self.era = _lib.era
         self.dropped = False
 
     def retain(self) -> None:
@@ -59,14 +60,14 @@ class ContextHandle:
         with self.lock:
             self.children -= 1
             last = self.dropped and self.children == 0
-        if last and not _lib.exiting:
+        if last and _lib.era == self.era:
             lib.gradsync_context_destroy(self.value)
 
     def __del__(self) -> None:
         with self.lock:
             self.dropped = True
             last = self.children == 0
-        if last and _lib is not None and not _lib.exiting:
+        if last and _lib is not None and _lib.era == self.era:
             lib.gradsync_context_destroy(self.value)
 
 

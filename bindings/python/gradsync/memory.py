@@ -30,7 +30,7 @@ class MemHandle:
     """Owns the C handle. Whoever looks at the memory holds a reference, so it is
     freed after the last view."""
 
-    __slots__ = ("value", "context", "owner", "address", "nbytes", "_end", "__weakref__")
+    __slots__ = ("value", "context", "owner", "address", "nbytes", "era", "_end", "__weakref__")
 
     def __init__(self, value: int, context: "ContextHandle", owner: Optional[Buffer], nbytes: int) -> None:
         self.value = value
@@ -38,11 +38,12 @@ class MemHandle:
         self.owner = owner  # what the user registered; None: allocated here
         self.address: int = owner.address if owner is not None else lib.gradsync_mem_addr(value)
         self.nbytes = nbytes
+        self.era = _lib.era
         self._end = lib.gradsync_mem_deregister if owner is not None else lib.gradsync_mem_free
         context.retain()
 
     def __del__(self) -> None:
-        if _lib is not None and not _lib.exiting:
+        if _lib is not None and _lib.era == self.era:
             self._end(self.value)
             self.context.release()
 

@@ -40,7 +40,7 @@ class RequestHandle:
     communicator holds it until the request is done, so dropping a Request early
     never frees memory under a running collective."""
 
-    __slots__ = ("value", "keep", "error", "done", "abandoned", "__weakref__")
+    __slots__ = ("value", "keep", "error", "done", "abandoned", "era", "__weakref__")
 
     def __init__(self, value: int, keep: Tuple[Any, ...]) -> None:
         self.value: Optional[int] = value
@@ -48,6 +48,7 @@ class RequestHandle:
         self.error: Optional[GradsyncError] = None
         self.done = False
         self.abandoned = False
+        self.era = _lib.era
 
     def settle(self, code: int) -> None:
         """Takes the final result of the C request; once."""
@@ -67,7 +68,7 @@ class RequestHandle:
         # One in progress is in its communicator's set, and gets here only when the
         # garbage collector takes both: then the communicator frees it as it ends.
         self.abandoned = True
-        if self.done and _lib is not None and not _lib.exiting:
+        if self.done and _lib is not None and _lib.era == self.era:
             self.free()
 
 
