@@ -19,7 +19,7 @@ enum {
 
 typedef struct gsi_job {
     int rank, nranks;
-    int local_rank, local_ranks; /* -1 if the launcher does not tell */
+    int local_rank, local_ranks; /* -1 if unknown; local_ranks == nranks: all are on one machine */
     char launcher[16];           /* "gradsync", "torchrun", "slurm", "openmpi", "pmi" */
     char addr[256];              /* where rank 0 listens: a name or address; "" if nranks is 1 */
     int port;                    /* the first that rank 0 tries */

@@ -454,6 +454,11 @@ static int from_pmi(struct env *e, gsi_job *job)
 
 /* ---- all of them ---- */
 
+static int is_loopback(const char *addr)
+{
+    return !strcmp(addr, "localhost") || !strcmp(addr, "::1") || !strncmp(addr, "127.", 4);
+}
+
 /* What may be set beside any launcher, and the checks that all need. */
 static int finish(struct env *e, gsi_job *job)
 {
@@ -475,6 +480,9 @@ static int finish(struct env *e, gsi_job *job)
     if (job->rank >= job->nranks)
         return gsi_fail(GRADSYNC_ERR_INVALID, "the launcher (%s) gives rank %d of %d, but ranks count from 0 to %d; %s",
                         job->launcher, job->rank, job->nranks, job->nranks - 1, e->remedy);
+    /* Then all are on this machine, even if the launcher does not say so. */
+    if (job->local_ranks < 0 && (job->nranks == 1 || is_loopback(job->addr)))
+        job->local_ranks = job->nranks;
     if (job->local_ranks > job->nranks || (job->local_ranks >= 0 && job->local_rank >= job->local_ranks))
         return gsi_fail(GRADSYNC_ERR_INVALID,
                         "the launcher (%s) gives local rank %d of %d in a job of %d ranks, which cannot be; %s",
