@@ -117,11 +117,12 @@ stage_install() {
 }
 
 stage_python() {
-    local venv=build/venv
+    local venv=build/venv python=/usr/bin/python3 # the one that the packages are for
+    [ -x "$python" ] || python=python3
     need_packages "${base_packages[@]}" python3-venv python3-pip python3-setuptools python3-wheel python3-numpy
     CC=gcc build gcc -Dwerror=true
     rm -rf "$venv" build/wheel
-    python3 -m venv --system-site-packages "$venv"
+    "$python" -m venv --system-site-packages "$venv"
     # Built from a copy: setuptools writes into the folder that it builds from.
     cp -r bindings/python build/wheel
     if "$venv/bin/pip" install --no-index --no-deps --no-build-isolation build/wheel; then
