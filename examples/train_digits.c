@@ -350,7 +350,7 @@ static int finish(trainer *t, const epoch_stats *all)
 
 static int train(trainer *t)
 {
-    epoch_stats all = {0}, e;
+    epoch_stats all = {0}, e = {0};
 
     if (t->rank == 0)
         report_start(t->o, &t->model, t->train, t->test, t->comm);
