@@ -122,8 +122,8 @@ static void direct(model *m)
     steps(m, m->args.coll == GRADSYNC_BARRIER ? 1 : 3);
 }
 
-/* Copy in (n-1)/n S, reduce S from staging that is in the caches, fetch (n-1)/n S; an exchange a
- * block, of which half is hidden behind the work of another block: as `staged` in the measured limits. */
+/* Copy in (n-1)/n S, reduce S from staging that is in the caches, fetch (n-1)/n S; two exchanges a block, or one
+ * of which half is hidden behind the work of another block: as `staged` in the measured limits. */
 static void staged(model *m)
 {
     double n = m->n, S = m->S, part = (n - 1) / n * S;
@@ -133,12 +133,12 @@ static void staged(model *m)
     m->exchange_us = 2 * m->X + (blocks - 1) * m->X / 2;
     switch (m->args.coll) {
     case GRADSYNC_ALL_REDUCE:
-        m->exchange_us += m->X;
+        m->exchange_us = (1 + 2 * blocks) * m->X;
         copies(m, 2 * part + S / n, 2 * S);
         reduces(m, S, 2 * staging);
         break;
     case GRADSYNC_REDUCE:
-        m->exchange_us += m->X;
+        m->exchange_us = (1 + 2 * blocks) * m->X;
         copies(m, 2 * part, 2 * S);
         reduces(m, S, 2 * staging);
         break;
