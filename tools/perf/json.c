@@ -15,7 +15,9 @@ static json_t *number(double value)
 
 static json_t *text_or_null(const char *text)
 {
-    return text ? json_string(text) : json_null();
+    json_t *s = json_string(text); /* NULL if it is no UTF-8 */
+
+    return s ? s : json_null();
 }
 
 static json_t *config(const perf_run *run)
@@ -50,6 +52,20 @@ static json_t *ranks(const perf_run *run)
                                               (json_int_t)k->peer.pid, "hostname", text_or_null(k->peer.host), "device",
                                               "cpu", "device_info", text_or_null(k->cpu_model), "cpu_tier", k->cpu_tier,
                                               "same_host", k->peer.same_host));
+    }
+    return list;
+}
+
+static json_t *rails(const perf_run *run)
+{
+    json_t *list = json_array();
+
+    for (int i = 0; i < run->comm.nrails; i++) {
+        const gradsync_rail_info *k = &run->rails[i];
+
+        json_array_append_new(list,
+                              json_pack("{s:o, s:i, s:o, s:o}", "device", text_or_null(k->device), "numa_node",
+                                        k->numa_node, "share", number(k->share), "reason", text_or_null(k->reason)));
     }
     return list;
 }
@@ -92,9 +108,9 @@ char *perf_json_text(const perf_run *run)
     double bad = run->wrong + run->guards;
     json_t *bounds = run->options->check ? json_pack("{s:I, s:b}", "count", (json_int_t)bad, "okay", bad == 0)
                                          : json_pack("{s:n, s:n}", "count", "okay");
-    json_t *root = json_pack("{s:s, s:s, s:s, s:o, s:o, s:{s:s, s:i}, s:o, s:o, s:o, s:b}", "program", PERF_NAME,
+    json_t *root = json_pack("{s:s, s:s, s:s, s:o, s:o, s:{s:s, s:o}, s:o, s:o, s:o, s:b}", "program", PERF_NAME,
                              "library_version", gradsync_version(), "start_time", run->started, "config", config(run),
-                             "devices", ranks(run), "transport", "name", run->comm.transport, "rails", run->comm.nrails,
+                             "devices", ranks(run), "transport", "name", run->comm.transport, "rails", rails(run),
                              "results", rows(run), "out_of_bounds", bounds, "average_bus_bandwidth",
                              number(run->nbusbw ? run->sum_busbw / (double)run->nbusbw : 0), "stopped", run->stopped);
     char *text = root ? json_dumps(root, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;

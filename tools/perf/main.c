@@ -118,7 +118,7 @@ static int run_sizes(perf_bench *b, perf_run *run, int dtype, int op, long long 
     for (uint64_t size = o->min_bytes; size <= o->max_bytes; size = next_size(o, size)) {
         perf_row row = {.dtype = dtype, .op = op, .cycle = cycle, .algo = -1};
         char now[64];
-        int stop = interrupted != 0;
+        int stop = 0;
 
         perf_row_shape(o, run->nranks, size, &row);
         (*done)++;
@@ -129,7 +129,7 @@ static int run_sizes(perf_bench *b, perf_run *run, int dtype, int op, long long 
                 snprintf(now, sizeof now, "%llu B %s", (unsigned long long)row.bytes, perf_dtype_name(dtype));
                 perf_progress(o, *done - 1, rows, now);
             }
-            if (perf_bench_row(b, &row, &stop) != 0)
+            if (perf_bench_row(b, &row, &interrupted, &stop) != 0)
                 return -1;
             count_row(run, &row);
             if (run->rank == 0) {
@@ -183,6 +183,7 @@ static void free_run(perf_run *run)
     }
     free(run->rows);
     free(run->ranks);
+    free(run->rails);
 }
 
 /* One rank, from joining the job to the exit status. */

@@ -133,6 +133,17 @@ static int meet(perf_bench *b, perf_run *run)
         memcpy(run->ranks[r].cpu_model, all[r].model, sizeof mine.model);
         memcpy(run->ranks[r].cpu_tier, all[r].tier, sizeof mine.tier);
     }
+    if (rc == 0 && run->comm.nrails > 0) {
+        run->rails = calloc((size_t)run->comm.nrails, sizeof *run->rails);
+        if (!run->rails) {
+            cli_error(PERF_NAME, "no memory for the list of rails");
+            goto fail;
+        }
+    }
+    for (int i = 0; i < run->comm.nrails && rc == 0; i++) {
+        run->rails[i].size = sizeof run->rails[i];
+        rc = gradsync_comm_rail(b->comm, i, &run->rails[i]);
+    }
     if (rc != 0) {
         failed(b, rc, "learning of the other ranks");
         goto fail;
@@ -535,7 +546,7 @@ static int summarise(perf_bench *b, const op *x, perf_result *result)
     return 0;
 }
 
-static int measure(perf_bench *b, perf_row *row, int place, int *stop)
+static int measure(perf_bench *b, perf_row *row, int place, const volatile sig_atomic_t *signal_number, int *stop)
 {
     op x = make_op(b, row, place);
     pattern p = make_pattern(b, row, 1);
@@ -568,7 +579,7 @@ static int measure(perf_bench *b, perf_row *row, int place, int *stop)
         if (b->o->check)
             mine[SLOT_GUARDS] =
                 (double)(perf_area_damage(&b->send, x.send_bytes) + perf_area_damage(&b->recv, x.recv_bytes));
-        mine[SLOT_STOP] = *stop;
+        mine[SLOT_STOP] = *signal_number != 0;
         rc = exchange(b, mine);
     }
     /* An iteration takes as long as its slowest rank. */
@@ -582,10 +593,10 @@ static int measure(perf_bench *b, perf_row *row, int place, int *stop)
     return summarise(b, &x, &row->place[place]);
 }
 
-int perf_bench_row(perf_bench *b, perf_row *row, int *stop)
+int perf_bench_row(perf_bench *b, perf_row *row, const volatile sig_atomic_t *signal_number, int *stop)
 {
     for (int place = 0; place < PERF_PLACES; place++) {
-        if (measure(b, row, place, stop) != 0)
+        if (measure(b, row, place, signal_number, stop) != 0)
             return -1;
     }
     return 0;

@@ -3,6 +3,8 @@
 #ifndef TOOLS_PERF_MEASURE_H
 #define TOOLS_PERF_MEASURE_H
 
+#include <signal.h>
+
 #include "perf.h"
 
 typedef struct perf_bench perf_bench;
@@ -20,8 +22,8 @@ int perf_bench_agree(perf_bench *b, int number);
 
 /* The row that a size makes: whole elements, and slices for every rank. */
 void perf_row_shape(const perf_options *o, int nranks, uint64_t size, perf_row *row);
-/* Measures and verifies one row, both placements. Collective. *stop: in, this rank
- * wants to stop after it; out, a rank does. Returns 0 or -1 after saying why. */
-int perf_bench_row(perf_bench *b, perf_row *row, int *stop);
+/* Measures and verifies one row, both placements. Collective. *stop becomes 1 if any
+ * rank's *signal_number is set by then. Returns 0 or -1 after saying why. */
+int perf_bench_row(perf_bench *b, perf_row *row, const volatile sig_atomic_t *signal_number, int *stop);
 
 #endif

@@ -91,8 +91,9 @@ typedef struct perf_run {
     const perf_options *options;
     int rank, nranks;
     gradsync_comm_info comm;
-    perf_rank *ranks; /* owned */
-    perf_row *rows;   /* owned; on rank 0 only */
+    perf_rank *ranks;          /* owned */
+    gradsync_rail_info *rails; /* comm.nrails of them; owned */
+    perf_row *rows;            /* owned; on rank 0 only */
     uint64_t nrows, room;
     double wrong, guards; /* so far */
     double sum_busbw;     /* over rows and placements */

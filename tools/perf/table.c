@@ -89,6 +89,11 @@ void perf_table_head(const perf_run *run)
     }
     printf("# Transport: %s, rails: %d%s\n", run->comm.transport, run->comm.nrails,
            run->comm.nrails == 0 ? " (none needed)" : "");
+    for (int i = 0; i < run->comm.nrails; i++) {
+        const gradsync_rail_info *k = &run->rails[i];
+
+        printf("#  Rail %2d %s NUMA node %d share %.2f: %s\n", i, k->device, k->numa_node, k->share, k->reason);
+    }
     head_columns(run);
     fflush(stdout);
 }
@@ -144,6 +149,7 @@ void perf_table_foot(const perf_run *run)
     printf("# %-20s : %g\n", "Avg bus bandwidth", run->nbusbw ? run->sum_busbw / (double)run->nbusbw : 0);
     printf("#\n# Collective test concluded: %s%s\n", gradsync_coll_name(run->options->coll),
            run->stopped ? " (stopped by a signal)" : "");
+    fflush(stdout);
 }
 
 /* ---- Progress -------------------------------------------------------------------- */
