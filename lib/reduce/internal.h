@@ -7,6 +7,19 @@
 
 #define GSI_ALWAYS_INLINE static inline __attribute__((always_inline))
 
+/* Under a sanitizer the reference is the default: it is instrumented, so that what a
+ * caller gets wrong about its buffers, or about who may touch them now, is seen. */
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define GSI_REDUCE_SANITIZED 1
+#elif defined(__has_feature)
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer) || __has_feature(memory_sanitizer)
+#define GSI_REDUCE_SANITIZED 1
+#endif
+#endif
+#ifndef GSI_REDUCE_SANITIZED
+#define GSI_REDUCE_SANITIZED 0
+#endif
+
 extern const gsi_reduce_tier gsi_reduce_tier_c;
 extern const gsi_reduce_tier gsi_reduce_tier_avx2;
 extern const gsi_reduce_tier gsi_reduce_tier_avx512;
@@ -28,20 +41,9 @@ GSI_ALWAYS_INLINE int gsi_is_float(int dtype)
 
 GSI_ALWAYS_INLINE unsigned gsi_elem_size(int dtype)
 {
-    switch (dtype) {
-    case GRADSYNC_F64:
-    case GRADSYNC_I64:
-    case GRADSYNC_U64:
-        return 8;
-    case GRADSYNC_F16:
-    case GRADSYNC_BF16:
-        return 2;
-    case GRADSYNC_I8:
-    case GRADSYNC_U8:
-        return 1;
-    default:
-        return 4;
-    }
+    static const unsigned char sizes[GRADSYNC_DTYPE_COUNT] = {4, 8, 2, 2, 1, 1, 4, 4, 8, 8};
+
+    return sizes[dtype];
 }
 
 #endif

@@ -45,12 +45,21 @@ typedef struct {
     const void *const *src;
     void *const *dst;
     unsigned nsrc, ndst;
-    int stream;          /* try non-temporal stores */
+    int stream; /* try non-temporal stores */
+    /* Extras: what only sums have. */
     int acc_in, acc_out; /* f16, bf16: src[0], the outputs are f32 */
     const double *scale; /* or NULL */
     enum { KEEP, MULTIPLY, DIVIDE } finish;
     double factor; /* of finish */
 } job;
+
+/* How a step is compiled: all constants. */
+typedef struct {
+    int dtype, op;
+    int units;                /* done at once */
+    int fixed_src, fixed_dst; /* nsrc, ndst are constants: unroll over them; fixed_dst never streams */
+    int extras;               /* heed the job's extras */
+} how;
 
 /* What elements of dtype are computed in. */
 GSI_ALWAYS_INLINE int computed(int dtype)
@@ -118,262 +127,284 @@ GSI_ALWAYS_INLINE void load_unit_f32(int dtype, const char *p, unsigned part, ve
     vec_order(dtype, v);
 }
 
-/* Reduces `units` units from element i on. fixed: nsrc and ndst are constants, unroll
- * over them. extras: heed acc_in, acc_out, scale and finish. */
-GSI_ALWAYS_INLINE void step(const job *j, uint64_t i, int dtype, int op, int units, unsigned part, int fixed,
-                            int extras)
+GSI_ALWAYS_INLINE void multiply(const how h, vec acc[UNITS][2], double factor)
 {
-    const int wide = width(dtype), type = computed(dtype);
-    const uint64_t at = i * gsi_elem_size(dtype);
-    vec acc[UNITS][2], value[2], factor = vec_splat(type, j->factor);
+    const vec splat = vec_splat(computed(h.dtype), factor);
 
-    if (extras && j->acc_in) {
-        for (int u = 0; u < units; u++)
-            load_unit_f32(dtype, (const char *)j->src[0] + 2 * at + u * 2 * VEC_BYTES, part, acc[u]);
+    UNROLL for (int u = 0; u < h.units; u++) for (int w = 0; w < width(h.dtype); w++) acc[u][w] =
+        vec_mul(computed(h.dtype), acc[u][w], splat);
+}
+
+/* Loads from the first source, `at` bytes into it (twice as many if it is f32 for a half type). */
+GSI_ALWAYS_INLINE void first_source(const how h, const job *j, uint64_t at, unsigned part, vec acc[UNITS][2])
+{
+    const char *p = j->src[0];
+
+    if (h.extras && j->acc_in) {
+        for (int u = 0; u < h.units; u++)
+            load_unit_f32(h.dtype, p + 2 * at + u * 2 * VEC_BYTES, part, acc[u]);
     } else {
-        UNROLL for (int u = 0; u < units; u++)
-            load_unit(dtype, (const char *)j->src[0] + at + u * VEC_BYTES, part, acc[u]);
+        UNROLL for (int u = 0; u < h.units; u++) load_unit(h.dtype, p + at + u * VEC_BYTES, part, acc[u]);
     }
-    if (extras && j->scale) {
-        factor = vec_splat(type, j->scale[0]);
-        UNROLL for (int u = 0; u < units; u++) for (int w = 0; w < wide; w++) acc[u][w] =
-            vec_mul(type, acc[u][w], factor);
-    }
-    if (fixed) {
-        UNROLL for (unsigned k = 1; k < j->nsrc; k++)
-        {
-            const char *p = (const char *)j->src[k] + at;
-            UNROLL for (int u = 0; u < units; u++)
-            {
-                load_unit(dtype, p + u * VEC_BYTES, part, value);
-                for (int w = 0; w < wide; w++)
-                    acc[u][w] = vec_op(type, op, acc[u][w], value[w]);
-            }
-        }
-    } else {
-        for (unsigned k = 1; k < j->nsrc; k++) {
-            const char *p = (const char *)j->src[k] + at;
-            if (extras && j->scale)
-                factor = vec_splat(type, j->scale[k]);
-            UNROLL for (int u = 0; u < units; u++)
-            {
-                load_unit(dtype, p + u * VEC_BYTES, part, value);
-                for (int w = 0; w < wide; w++) {
-                    if (extras && j->scale)
-                        value[w] = vec_mul(type, value[w], factor);
-                    acc[u][w] = vec_op(type, op, acc[u][w], value[w]);
-                }
-            }
+    if (h.extras && j->scale)
+        multiply(h, acc, j->scale[0]);
+}
+
+GSI_ALWAYS_INLINE void next_source(const how h, const job *j, unsigned k, uint64_t at, unsigned part, vec acc[UNITS][2])
+{
+    const int type = computed(h.dtype);
+    const char *p = (const char *)j->src[k] + at;
+    vec value[2];
+
+    UNROLL for (int u = 0; u < h.units; u++)
+    {
+        load_unit(h.dtype, p + u * VEC_BYTES, part, value);
+        for (int w = 0; w < width(h.dtype); w++) {
+            if (h.extras && j->scale)
+                value[w] = vec_mul(type, value[w], vec_splat(type, j->scale[k]));
+            acc[u][w] = vec_op(type, h.op, acc[u][w], value[w]);
         }
     }
-    if (extras && j->finish != KEEP) {
-        factor = vec_splat(type, j->factor);
-        UNROLL for (int u = 0; u < units; u++) for (int w = 0; w < wide; w++) acc[u][w] =
-            j->finish == DIVIDE ? vec_div(type, acc[u][w], factor) : vec_mul(type, acc[u][w], factor);
-    }
+}
+
+GSI_ALWAYS_INLINE void finish(const how h, const job *j, vec acc[UNITS][2])
+{
+    const int type = computed(h.dtype);
+
+    if (h.extras && j->finish == MULTIPLY)
+        multiply(h, acc, j->factor);
+    if (h.extras && j->finish == DIVIDE)
+        for (int u = 0; u < h.units; u++)
+            for (int w = 0; w < width(h.dtype); w++)
+                acc[u][w] = vec_div(type, acc[u][w], vec_splat(type, j->factor));
     if (gsi_is_float(type))
-        vec_canonical(type, units, wide, acc);
+        vec_canonical(type, h.units, width(h.dtype), acc);
+}
 
-    if (extras && j->acc_out) {
-        for (int u = 0; u < units; u++)
-            vec_unorder(dtype, acc[u]);
-        for (unsigned d = 0; d < j->ndst; d++) {
-            char *p = (char *)j->dst[d] + 2 * at;
-            int stream = j->stream && (uintptr_t)p % VEC_BYTES == 0;
-            for (int u = 0; u < units; u++, p += 2 * VEC_BYTES) {
-                store_some(p, acc[u][0], part * 2, stream);
-                if (!second_empty(part))
-                    store_some(p + VEC_BYTES, acc[u][1], part ? part * 2 - VEC_BYTES : 0, stream);
-            }
-        }
-        return;
+GSI_ALWAYS_INLINE void store_units(const how h, const job *j, uint64_t at, unsigned part, vec acc[UNITS][2])
+{
+    if (gsi_is_half(h.dtype)) {
+        UNROLL for (int u = 0; u < h.units; u++) acc[u][0] = vec_narrow(h.dtype, acc[u]);
     }
-    if (wide == 2) {
-        UNROLL for (int u = 0; u < units; u++) acc[u][0] = vec_narrow(dtype, acc[u]);
-    }
-    if (fixed) {
+    if (h.fixed_dst) {
         UNROLL for (unsigned d = 0; d < j->ndst; d++)
         {
-            UNROLL for (int u = 0; u < units; u++)
-                store_some((char *)j->dst[d] + at + u * VEC_BYTES, acc[u][0], part, 0);
+            UNROLL for (int u = 0; u < h.units; u++) vec_store((char *)j->dst[d] + at + u * VEC_BYTES, acc[u][0]);
         }
         return;
     }
     for (unsigned d = 0; d < j->ndst; d++) {
         char *p = (char *)j->dst[d] + at;
         if (j->stream && (uintptr_t)p % VEC_BYTES == 0) {
-            UNROLL for (int u = 0; u < units; u++) store_some(p + u * VEC_BYTES, acc[u][0], part, 1);
+            UNROLL for (int u = 0; u < h.units; u++) store_some(p + u * VEC_BYTES, acc[u][0], part, 1);
         } else {
-            UNROLL for (int u = 0; u < units; u++) store_some(p + u * VEC_BYTES, acc[u][0], part, 0);
+            UNROLL for (int u = 0; u < h.units; u++) store_some(p + u * VEC_BYTES, acc[u][0], part, 0);
         }
     }
 }
 
-#if VEC_PARTIAL
-/* The last elements, at least one and at most a unit. */
-GSI_ALWAYS_INLINE void last_step(const job *j, uint64_t i, uint64_t elems, int dtype, int op, int extras)
+GSI_ALWAYS_INLINE void store_f32(const how h, const job *j, uint64_t at, unsigned part, vec acc[UNITS][2])
 {
-    unsigned part = (unsigned)elems * gsi_elem_size(dtype);
-
-    if (part == 0 || part > VEC_BYTES)
-        __builtin_unreachable();
-    step(j, i, dtype, op, 1, part, 0, extras);
+    for (int u = 0; u < h.units; u++)
+        vec_unorder(h.dtype, acc[u]);
+    for (unsigned d = 0; d < j->ndst; d++) {
+        char *p = (char *)j->dst[d] + at;
+        int stream = j->stream && (uintptr_t)p % VEC_BYTES == 0;
+        for (int u = 0; u < h.units; u++, p += 2 * VEC_BYTES) {
+            store_some(p, acc[u][0], part * 2, stream);
+            if (!second_empty(part))
+                store_some(p + VEC_BYTES, acc[u][1], part ? part * 2 - VEC_BYTES : 0, stream);
+        }
+    }
 }
-#endif
+
+/* Reduces h.units units from element i on; part: the bytes of the only one if it is not whole, else 0. */
+GSI_ALWAYS_INLINE void step(const how h, const job *j, uint64_t i, unsigned part)
+{
+    const uint64_t at = i * gsi_elem_size(h.dtype);
+    vec acc[UNITS][2];
+
+    first_source(h, j, at, part, acc);
+    if (h.fixed_src) {
+        UNROLL for (unsigned k = 1; k < j->nsrc; k++) next_source(h, j, k, at, part, acc);
+    } else {
+        for (unsigned k = 1; k < j->nsrc; k++)
+            next_source(h, j, k, at, part, acc);
+    }
+    finish(h, j, acc);
+    if (h.extras && j->acc_out)
+        store_f32(h, j, 2 * at, part, acc);
+    else
+        store_units(h, j, at, part, acc);
+}
 
 /* ---- Loops ---- */
 
-/* Any number of sources and outputs; elements [i, end). */
-GSI_ALWAYS_INLINE void loop_any(const gsi_reduce_args *args, uint64_t i, uint64_t end, int dtype, int op, int extras)
+/* Elements [i, end) one unit at a time. */
+GSI_ALWAYS_INLINE void unit_steps(const gsi_reduce_args *args, const job *j, uint64_t i, uint64_t end, int dtype,
+                                  int op, int extras)
 {
-    const unsigned elems = VEC_BYTES / gsi_elem_size(dtype);
-    const int half = gsi_is_half(dtype);
-    job j = {.src = args->src, .dst = args->dst, .nsrc = args->nsrc, .ndst = args->ndst};
+    const uint64_t elems = VEC_BYTES / gsi_elem_size(dtype);
+    const how one = {dtype, op, 1, 0, 0, extras};
 
-    j.stream = (args->flags & GSI_REDUCE_NT) != 0;
-    if (extras) {
-        j.acc_in = half && args->flags & GSI_REDUCE_ACC_IN;
-        j.acc_out = half && args->flags & GSI_REDUCE_ACC_OUT;
-        j.scale = args->scale;
-        if (args->divisor > 1) {
-            /* Dividing by a power of two is multiplying by its inverse, bit for bit. */
-            double divisor = computed(dtype) == GRADSYNC_F64 ? (double)args->divisor : (double)(float)args->divisor;
-            int exact = !(args->divisor & (args->divisor - 1));
-            j.finish = exact ? MULTIPLY : DIVIDE;
-            j.factor = exact ? 1 / divisor : divisor;
-        }
-    }
-    for (; end - i >= UNITS * elems; i += UNITS * elems)
-        step(&j, i, dtype, op, UNITS, 0, 0, extras);
-    for (; end - i >= elems; i += elems)
-        step(&j, i, dtype, op, 1, 0, 0, extras);
-    if (i == end)
-        return;
 #if VEC_PARTIAL
-    last_step(&j, i, end - i, dtype, op, extras);
+    (void)args;
+    for (; i < end; i += elems) {
+        unsigned part = (unsigned)(end - i < elems ? end - i : elems) * gsi_elem_size(dtype);
+        if (part == 0 || part > VEC_BYTES) /* tells the compiler that no step is whole: one kind will do */
+            __builtin_unreachable();
+        step(one, j, i, part);
+    }
 #else
-    gsi_reduce_c_range(args, i, end);
+    for (; end - i >= elems; i += elems)
+        step(one, j, i, 0);
+    if (i < end)
+        gsi_reduce_c_range(args, i, end);
 #endif
 }
 
-/* nsrc and ndst constant, all pointers in registers, whole steps only. Returns where it stopped. */
-GSI_ALWAYS_INLINE uint64_t loop_fixed(const gsi_reduce_args *args, int dtype, int op, unsigned nsrc, unsigned ndst)
-{
-    const uint64_t elems = UNITS * VEC_BYTES / gsi_elem_size(dtype), end = args->count;
-    const void *src[MAX_FIXED];
-    void *dst[MAX_FIXED];
-    job j = {.src = src, .dst = dst, .nsrc = nsrc, .ndst = ndst};
-    uint64_t i = 0;
-
-    UNROLL for (unsigned k = 0; k < nsrc; k++) src[k] = args->src[k];
-    UNROLL for (unsigned d = 0; d < ndst; d++) dst[d] = args->dst[d];
-    for (; end - i >= elems; i += elems)
-        step(&j, i, dtype, op, UNITS, 0, 1, 0);
-    return i;
-}
-
-/* The shapes of collectives inside one host: to one output, to one's own buffer and
- * a peer's or a slot, and from all to all. Returns how many elements it has done. */
-GSI_ALWAYS_INLINE uint64_t sum_shapes(const gsi_reduce_args *args, int dtype)
-{
-    if (args->nsrc > MAX_FIXED || args->ndst > MAX_FIXED)
-        return 0;
-    switch (args->nsrc * 16 + args->ndst) {
-#define SHAPE(nsrc, ndst)                                                                                              \
-    case nsrc * 16 + ndst:                                                                                             \
-        return loop_fixed(args, dtype, GRADSYNC_SUM, nsrc, ndst);
-        SHAPE(2, 1)
-        SHAPE(2, 2)
-        SHAPE(3, 1)
-        SHAPE(3, 2)
-        SHAPE(3, 3)
-        SHAPE(4, 1)
-        SHAPE(4, 2)
-        SHAPE(4, 4)
-        SHAPE(8, 1)
-        SHAPE(8, 2)
-        SHAPE(8, 8)
-#undef SHAPE
-    default:
-        return 0;
-    }
-}
-
-#if VEC_PARTIAL
-static void reduce_any(const gsi_reduce_args *args);
-
-/* At most a unit, and nothing extra: a message of a few bytes is all overhead, so this
- * calls nothing and keeps next to nothing on the stack. */
-GSI_ALWAYS_INLINE void small(const gsi_reduce_args *args, int dtype, int op)
+/* Short messages, and what the other loops leave: less than UNITS units. Such a
+ * message is all overhead, so this calls nothing and needs next to no stack. */
+GSI_ALWAYS_INLINE void loop_short(const gsi_reduce_args *args, uint64_t i, uint64_t end, int dtype, int op)
 {
     const job j = {.src = args->src, .dst = args->dst, .nsrc = args->nsrc, .ndst = args->ndst};
 
-    if (gsi_is_float(dtype) && !fpenv_is_default())
-        reduce_any(args);
-    else if (args->count)
-        last_step(&j, 0, args->count, dtype, op, 0);
+    unit_steps(args, &j, i, end, dtype, op, 0);
 }
-#endif
+
+/* Any number of sources. Returns where it stopped. */
+GSI_ALWAYS_INLINE uint64_t loop_any(const gsi_reduce_args *args, uint64_t i, int dtype, int op)
+{
+    const uint64_t elems = UNITS * VEC_BYTES / gsi_elem_size(dtype), end = args->count;
+    const how many = {dtype, op, UNITS, 0, 0, 0};
+    job j = {.src = args->src, .dst = args->dst, .nsrc = args->nsrc, .ndst = args->ndst};
+
+    j.stream = (args->flags & GSI_REDUCE_NT) != 0;
+    for (; end - i >= elems; i += elems)
+        step(many, &j, i, 0);
+    return i;
+}
+
+/* nsrc constant, and ndst if it is not 0; the pointers in registers. Returns where it stopped. */
+GSI_ALWAYS_INLINE uint64_t sum_fixed(const gsi_reduce_args *args, uint64_t i, int dtype, unsigned nsrc, unsigned ndst)
+{
+    const uint64_t elems = UNITS * VEC_BYTES / gsi_elem_size(dtype), end = args->count;
+    const how many = {dtype, GRADSYNC_SUM, UNITS, 1, ndst != 0, 0};
+    const void *src[MAX_FIXED];
+    void *dst[MAX_FIXED];
+    job j = {.src = src, .dst = args->dst, .nsrc = nsrc, .ndst = args->ndst};
+
+    UNROLL for (unsigned k = 0; k < nsrc; k++) src[k] = args->src[k];
+    if (ndst) {
+        UNROLL for (unsigned d = 0; d < ndst; d++) dst[d] = args->dst[d];
+        j.dst = dst;
+        j.ndst = ndst;
+    }
+    j.stream = !ndst && args->flags & GSI_REDUCE_NT;
+    for (; end - i >= elems; i += elems)
+        step(many, &j, i, 0);
+    return i;
+}
+
+/* Sums, by the numbers of sources that rings and hosts have. With two, the loop over
+ * the outputs would be felt as well. */
+GSI_ALWAYS_INLINE uint64_t loop_sum(const gsi_reduce_args *args, uint64_t i, int dtype)
+{
+    switch (args->nsrc) {
+    case 2:
+        if (args->ndst == 1 && !(args->flags & GSI_REDUCE_NT))
+            return sum_fixed(args, i, dtype, 2, 1);
+        if (args->ndst == 2 && !(args->flags & GSI_REDUCE_NT))
+            return sum_fixed(args, i, dtype, 2, 2);
+        return sum_fixed(args, i, dtype, 2, 0);
+    case 3:
+        return sum_fixed(args, i, dtype, 3, 0);
+    case 4:
+        return sum_fixed(args, i, dtype, 4, 0);
+    case 8:
+        return sum_fixed(args, i, dtype, 8, 0);
+    default:
+        return loop_any(args, i, dtype, GRADSYNC_SUM);
+    }
+}
+
+/* Sums with extras, elements [i, end). */
+GSI_ALWAYS_INLINE void loop_extras(const gsi_reduce_args *args, uint64_t i, uint64_t end, int dtype)
+{
+    const uint64_t elems = UNITS * VEC_BYTES / gsi_elem_size(dtype);
+    const how many = {dtype, GRADSYNC_SUM, UNITS, 0, 0, 1};
+    job j = {.src = args->src, .dst = args->dst, .nsrc = args->nsrc, .ndst = args->ndst, .scale = args->scale};
+
+    j.stream = (args->flags & GSI_REDUCE_NT) != 0;
+    j.acc_in = gsi_is_half(dtype) && args->flags & GSI_REDUCE_ACC_IN;
+    j.acc_out = gsi_is_half(dtype) && args->flags & GSI_REDUCE_ACC_OUT;
+    if (args->divisor > 1) {
+        /* Dividing by a power of two is multiplying by its inverse, bit for bit. */
+        double divisor = computed(dtype) == GRADSYNC_F64 ? (double)args->divisor : (double)(float)args->divisor;
+        int exact = !(args->divisor & (args->divisor - 1));
+        j.finish = exact ? MULTIPLY : DIVIDE;
+        j.factor = exact ? 1 / divisor : divisor;
+    }
+    for (; end - i >= elems; i += elems)
+        step(many, &j, i, 0);
+    unit_steps(args, &j, i, end, dtype, GRADSYNC_SUM, 1);
+}
 
 /* ---- Tables ---- */
 
-typedef void loop_fn(const gsi_reduce_args *args, uint64_t first, uint64_t end);
-typedef uint64_t shapes_fn(const gsi_reduce_args *args);
-#if VEC_PARTIAL
-typedef void small_fn(const gsi_reduce_args *args);
-#endif
+/* Whole steps from element i on; returns where it stopped. */
+typedef uint64_t whole_fn(const gsi_reduce_args *args, uint64_t i);
+/* Elements [i, end). */
+typedef void range_fn(const gsi_reduce_args *args, uint64_t i, uint64_t end);
 
-#define LOOP(dtype, op)                                                                                                \
-    static void loop_##dtype##_##op(const gsi_reduce_args *args, uint64_t first, uint64_t end)                         \
+#define WHOLE(dtype, op)                                                                                               \
+    static uint64_t whole_##dtype##_##op(const gsi_reduce_args *args, uint64_t i)                                      \
     {                                                                                                                  \
-        loop_any(args, first, end, GRADSYNC_##dtype, GRADSYNC_##op, 0);                                                \
+        return loop_any(args, i, GRADSYNC_##dtype, GRADSYNC_##op);                                                     \
     }
-#define SMALL(dtype, op)                                                                                               \
-    static void small_##dtype##_##op(const gsi_reduce_args *args)                                                      \
+#define WHOLE_SUM(dtype)                                                                                               \
+    static uint64_t whole_##dtype##_SUM(const gsi_reduce_args *args, uint64_t i)                                       \
     {                                                                                                                  \
-        small(args, GRADSYNC_##dtype, GRADSYNC_##op);                                                                  \
+        return loop_sum(args, i, GRADSYNC_##dtype);                                                                    \
     }
-#define LOOP_EXTRAS(dtype, op)                                                                                         \
-    static void extras_##dtype##_##op(const gsi_reduce_args *args, uint64_t first, uint64_t end)                       \
+#define SHORT(dtype, op)                                                                                               \
+    static void short_##dtype##_##op(const gsi_reduce_args *args, uint64_t i, uint64_t end)                            \
     {                                                                                                                  \
-        loop_any(args, first, end, GRADSYNC_##dtype, GRADSYNC_##op, 1);                                                \
+        loop_short(args, i, end, GRADSYNC_##dtype, GRADSYNC_##op);                                                     \
     }
-#define SHAPES(dtype)                                                                                                  \
-    static uint64_t shapes_##dtype(const gsi_reduce_args *args)                                                        \
+#define EXTRAS(dtype)                                                                                                  \
+    static void extras_##dtype(const gsi_reduce_args *args, uint64_t i, uint64_t end)                                  \
     {                                                                                                                  \
-        return sum_shapes(args, GRADSYNC_##dtype);                                                                     \
+        loop_extras(args, i, end, GRADSYNC_##dtype);                                                                   \
     }
 /* clang-format off */
-#define ALL_OPS(make, dtype) make(dtype, SUM) make(dtype, PROD) make(dtype, MIN) make(dtype, MAX)
-#define ALL_FLOATS(make) ALL_OPS(make, F32) ALL_OPS(make, F64) ALL_OPS(make, F16) ALL_OPS(make, BF16)
-#define ALL(make) ALL_FLOATS(make) ALL_OPS(make, I8) ALL_OPS(make, I32) ALL_OPS(make, I64) \
-    make(U8, MIN) make(U8, MAX) make(U32, MIN) make(U32, MAX) make(U64, MIN) make(U64, MAX)
+#define BUT_SUM(make, dtype) make(dtype, PROD) make(dtype, MIN) make(dtype, MAX)
+#define EVERY(make, dtype) make(dtype, SUM) BUT_SUM(make, dtype)
+#define UNSIGNED(make) make(U8, MIN) make(U8, MAX) make(U32, MIN) make(U32, MAX) make(U64, MIN) make(U64, MAX)
 
-ALL(LOOP)
-ALL_FLOATS(LOOP_EXTRAS)
-SHAPES(F32) SHAPES(F64) SHAPES(F16) SHAPES(BF16)
-#if VEC_PARTIAL
-ALL(SMALL)
-#endif
+EVERY(SHORT, F32) EVERY(SHORT, F64) EVERY(SHORT, F16) EVERY(SHORT, BF16)
+EVERY(SHORT, I8) EVERY(SHORT, I32) EVERY(SHORT, I64) UNSIGNED(SHORT)
+WHOLE_SUM(F32) WHOLE_SUM(F16) WHOLE_SUM(BF16) WHOLE(F64, SUM)
+BUT_SUM(WHOLE, F32) BUT_SUM(WHOLE, F16) BUT_SUM(WHOLE, BF16) BUT_SUM(WHOLE, F64)
+EVERY(WHOLE, I8) EVERY(WHOLE, I32) EVERY(WHOLE, I64) UNSIGNED(WHOLE)
+EXTRAS(F32) EXTRAS(F64) EXTRAS(F16) EXTRAS(BF16)
 
 /* Sums and products that wrap do not know about signs. */
-#define ROW(how, same, dtype) \
-    [GRADSYNC_##dtype] = {how##_##same##_SUM, how##_##same##_PROD, how##_##dtype##_MIN, how##_##dtype##_MAX}
-#define ROWS_FLOAT(how) ROW(how, F32, F32), ROW(how, F64, F64), ROW(how, F16, F16), ROW(how, BF16, BF16)
-#define ROWS(how) ROWS_FLOAT(how), ROW(how, I8, I8), ROW(how, I8, U8), ROW(how, I32, I32), ROW(how, I32, U32), \
-    ROW(how, I64, I64), ROW(how, I64, U64)
+#define ROW(what, same, dtype) \
+    [GRADSYNC_##dtype] = {what##_##same##_SUM, what##_##same##_PROD, what##_##dtype##_MIN, what##_##dtype##_MAX}
+#define ROWS(what) \
+    ROW(what, F32, F32), ROW(what, F64, F64), ROW(what, F16, F16), ROW(what, BF16, BF16), \
+    ROW(what, I8, I8), ROW(what, I8, U8), ROW(what, I32, I32), ROW(what, I32, U32), ROW(what, I64, I64), \
+    ROW(what, I64, U64)
 
-static loop_fn *const loops[GRADSYNC_DTYPE_COUNT][4] = {ROWS(loop)};
-#if VEC_PARTIAL
-static small_fn *const smalls[GRADSYNC_DTYPE_COUNT][4] = {ROWS(small)};
-#endif
-static loop_fn *const loops_extras[GRADSYNC_BF16 + 1][4] = {ROWS_FLOAT(extras)};
+static whole_fn *const wholes[GRADSYNC_DTYPE_COUNT][4] = {ROWS(whole)};
+static range_fn *const shorts[GRADSYNC_DTYPE_COUNT][4] = {ROWS(short)};
 /* clang-format on */
-static shapes_fn *const shapes[GRADSYNC_BF16 + 1] = {
-    [GRADSYNC_F32] = shapes_F32,
-    [GRADSYNC_F64] = shapes_F64,
-    [GRADSYNC_F16] = shapes_F16,
-    [GRADSYNC_BF16] = shapes_BF16,
+static range_fn *const extras[GRADSYNC_BF16 + 1] = {
+    [GRADSYNC_F32] = extras_F32,
+    [GRADSYNC_F64] = extras_F64,
+    [GRADSYNC_F16] = extras_F16,
+    [GRADSYNC_BF16] = extras_BF16,
 };
 
 /* ---- The tier's functions ---- */
@@ -385,62 +416,61 @@ static uint64_t misaligned_head(const gsi_reduce_args *args)
     unsigned size = f32 ? 4 : gsi_elem_size(args->dtype);
     uint64_t gap = -(uintptr_t)args->dst[0] % VEC_BYTES;
 
-    return gap % size ? 0 : gap / size;
+    if (!(args->flags & GSI_REDUCE_NT) || gap % size)
+        return 0;
+    return gap / size < args->count ? gap / size : args->count;
 }
 
-static void run(loop_fn *loop, const gsi_reduce_args *args, uint64_t first)
+static void run(const gsi_reduce_args *args)
 {
-    if (args->flags & GSI_REDUCE_NT) {
-        uint64_t head = misaligned_head(args);
-        if (head < args->count) {
-            loop(args, 0, head);
-            first = head;
-        }
-        loop(args, first, args->count);
-        vec_fence();
-    } else if (first < args->count) {
-        loop(args, first, args->count);
+    const uint64_t head = misaligned_head(args);
+    const int dtype = args->dtype, op = args->op;
+
+    if (head)
+        shorts[dtype][op](args, 0, head);
+    shorts[dtype][op](args, wholes[dtype][op](args, head), args->count);
+}
+
+static void run_extras(const gsi_reduce_args *args)
+{
+    const uint64_t head = misaligned_head(args);
+
+    if (args->op != GRADSYNC_SUM || !gsi_is_float(args->dtype)) {
+        gsi_reduce_c_range(args, 0, args->count); /* nobody scales or divides other things in earnest */
+        return;
     }
+    if (head)
+        extras[args->dtype](args, 0, head);
+    extras[args->dtype](args, head, args->count);
+}
+
+static int is_plain(const gsi_reduce_args *args)
+{
+    return args->divisor <= 1 && !args->scale && !(args->flags & (GSI_REDUCE_ACC_IN | GSI_REDUCE_ACC_OUT));
 }
 
 static __attribute__((noinline)) void reduce_any(const gsi_reduce_args *args)
 {
-    if (!gsi_is_float(args->dtype)) {
-        if (args->divisor > 1)
-            gsi_reduce_c_range(args, 0, args->count);
-        else
-            run(loops[args->dtype][args->op], args, 0);
-        return;
-    }
     uint64_t env = fpenv_enter();
-    if (args->scale || args->divisor > 1 || args->flags & (GSI_REDUCE_ACC_IN | GSI_REDUCE_ACC_OUT)) {
-        run(loops_extras[args->dtype][args->op], args, 0);
-    } else {
-        uint64_t done = 0;
-        if (args->op == GRADSYNC_SUM && !(args->flags & GSI_REDUCE_NT) &&
-            args->count >= UNITS * VEC_BYTES / gsi_elem_size(args->dtype))
-            done = shapes[args->dtype](args);
-        run(loops[args->dtype][args->op], args, done);
-    }
+
+    if (is_plain(args))
+        run(args);
+    else
+        run_extras(args);
+    if (args->flags & GSI_REDUCE_NT)
+        vec_fence();
     fpenv_leave(env);
 }
 
 static void reduce(const gsi_reduce_args *args)
 {
-    const unsigned elems = VEC_BYTES / gsi_elem_size(args->dtype);
+    const int dtype = args->dtype;
 
-#if VEC_PARTIAL
-    if (args->count <= elems && !args->flags && !args->scale && args->divisor <= 1) {
-        smalls[args->dtype][args->op](args);
-        return;
-    }
-#else
-    if (args->count < elems && (!gsi_is_float(args->dtype) || fpenv_is_default())) {
-        gsi_reduce_c_range(args, 0, args->count);
-        return;
-    }
-#endif
-    reduce_any(args);
+    if (args->count < UNITS * VEC_BYTES / gsi_elem_size(dtype) && is_plain(args) &&
+        (!gsi_is_float(dtype) || fpenv_is_default()))
+        shorts[dtype][args->op](args, 0, args->count);
+    else
+        reduce_any(args);
 }
 
 /* One source, many outputs: a reduction of bytes from one source. */
@@ -456,7 +486,7 @@ static void copy(void *const *dst, uint32_t ndst, const void *src, uint64_t byte
     args.dtype = GRADSYNC_U8;
     args.op = GRADSYNC_SUM;
     args.flags = nt ? GSI_REDUCE_NT : 0;
-    run(loops[args.dtype][args.op], &args, 0);
+    reduce(&args);
 }
 
 #endif

@@ -36,9 +36,12 @@ static const gsi_reduce_tier *choose(void)
     for (int i = 0; i < TIERS; i++) {
         if (!tiers[i]->supported())
             continue;
-        best = tiers[i];
-        if (wanted && !strcmp(wanted, best->name))
+        if (wanted && !strcmp(wanted, tiers[i]->name)) {
+            best = tiers[i];
             break;
+        }
+        if (!GSI_REDUCE_SANITIZED)
+            best = tiers[i];
     }
     /* The first choice stays, even if the environment changed meanwhile. */
     if (!atomic_compare_exchange_strong_explicit(&chosen, &none, best, memory_order_relaxed, memory_order_relaxed))

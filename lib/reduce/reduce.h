@@ -51,8 +51,9 @@ typedef struct gsi_reduce_tier {
 
 /* The tiers of this build, the reference first, NULL past the last. */
 const gsi_reduce_tier *gsi_reduce_tier_at(int index);
-/* The tier that gsi_reduce() uses: the best supported one, or what the environment's
- * GRADSYNC_CPU_TIER names (read once). */
+/* The tier that gsi_reduce() uses: what the environment's GRADSYNC_CPU_TIER names (read
+ * once), if this build and CPU have it; else the best supported one, and in a build
+ * with a sanitizer the reference, which is instrumented. Thread safe. */
 const gsi_reduce_tier *gsi_reduce_tier_best(void);
 
 #endif

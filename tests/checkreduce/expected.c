@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Results worked out by hand, for every tier; and which tier is chosen. */
 #include "checkreduce/checkreduce.h"
+#include "reduce/internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -168,9 +169,10 @@ void check_choice(void)
     check(!strcmp(gsi_reduce_tier_at(0)->name, "c"), "the reference comes first");
     for (int i = 0; (tier = gsi_reduce_tier_at(i)); i++)
         if (tier->supported()) {
-            best = tier;
+            if (!GSI_REDUCE_SANITIZED || !best)
+                best = tier;
             check(chosen_is(tier->name, tier->name), "GRADSYNC_CPU_TIER=%s is heeded", tier->name);
         }
-    check(chosen_is(NULL, best->name), "the best tier is %s", best->name);
-    check(chosen_is("nonesuch", best->name), "an unknown name gives the best tier");
+    check(chosen_is(NULL, best->name), "the tier of choice is %s", best->name);
+    check(chosen_is("nonesuch", best->name), "an unknown name gives the tier of choice");
 }
