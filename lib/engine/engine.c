@@ -136,12 +136,12 @@ static void enqueue(gsi_engine *e, gsi_op *op)
     pthread_mutex_unlock(&e->queue_lock);
 }
 
+/* The system call is only for a thread that is, or is about to be, asleep. */
 static void ring_thread(gsi_engine *e)
 {
-    if (!e->thread_started)
-        return;
     atomic_fetch_add(&e->work, 1);
-    gsi_futex_wake_all(&e->work);
+    if (atomic_load(&e->parked))
+        gsi_futex_wake_all(&e->work);
 }
 
 /* While callers drive the engine themselves, the thread keeps out of the way. */
@@ -199,7 +199,9 @@ static void *progress_thread(void *arg)
     while (!atomic_load(&e->stop)) {
         uint32_t work = atomic_load(&e->work);
         if (!atomic_load(&e->outstanding) || atomic_load(&e->drivers)) {
+            atomic_store(&e->parked, 1); /* before the futex looks at work: pairs with ring_thread */
             gsi_futex_wait(&e->work, work, -1);
+            atomic_store(&e->parked, 0);
             continue;
         }
         pthread_mutex_lock(&e->lock);
@@ -235,7 +237,7 @@ int gsi_engine_post(gsi_engine *e, const gsi_call *call, gsi_op **out)
 
     if (!op)
         return gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for a request");
-    if (!e->thread_started) {
+    if (!e->thread_started && e->n > 1) {
         pthread_mutex_lock(&e->lock);
         int rc = start_thread(e);
         pthread_mutex_unlock(&e->lock);
@@ -254,9 +256,17 @@ int gsi_engine_post(gsi_engine *e, const gsi_call *call, gsi_op **out)
     atomic_fetch_add(&e->outstanding, 1);
     enqueue(e, op);
     *out = op;
-    /* Let the others see it soon, if nobody drives the engine at this moment; but no work is done here. */
+    if (e->n == 1) {
+        /* Nobody to wait for: a hand-over to the thread would take longer than the work. */
+        pthread_mutex_lock(&e->lock);
+        drive(e, op);
+        pthread_mutex_unlock(&e->lock);
+        return 0;
+    }
+    /* Whoever drives the engine goes on with it; no work is done here, so that the caller can compute. */
     ring_thread(e);
-    e->ep->ops->wake(e->ep);
+    if (atomic_load(&e->asleep))
+        e->ep->ops->wake(e->ep);
     return 0;
 }
 
@@ -313,7 +323,7 @@ int gsi_engine_fd(gsi_op *op)
 {
     gsi_engine *e = op->engine;
 
-    if (!e->thread_started)
+    if (!e->thread_started && !atomic_load(&op->done))
         return gsi_fail(GRADSYNC_ERR_UNSUPPORTED, "a request's file descriptor needs a progress thread, but the "
                                                   "context was made with GRADSYNC_PROGRESS_MANUAL");
     pthread_mutex_lock(&e->queue_lock);

@@ -95,9 +95,10 @@ typedef struct gsi_engine {
     gradsync_error_info failure;
 
     int progress; /* enum gradsync_progress */
-    int thread_started;
+    _Atomic int thread_started;
     pthread_t thread;
-    _Atomic uint32_t work;                  /* a futex: rung when the thread should look again */
+    _Atomic uint32_t work;      /* a futex: rung when the thread should look again */
+    _Atomic int parked, asleep; /* the thread waits for work; threads that are in, or on the way to, a sleep */
     _Atomic int stop, drivers, outstanding; /* outstanding: posted and not done */
 
     gradsync_counters counters;

@@ -11,6 +11,7 @@ static const int64_t nap_ns = 50000000, check_ns = 100000000;
 
 static void sleep_once(gsi_engine *e, gsi_backoff *b)
 {
+    atomic_fetch_add(&e->asleep, 1); /* before the queue is looked at once more: pairs with gsi_engine_post */
     uint32_t ticket = e->ep->ops->sleep_begin(e->ep);
     /* Nothing that happens from here on is missed: the sleep returns at once if it did. */
     int moved = gsi_engine_progress(e) || e->broken;
@@ -20,6 +21,7 @@ static void sleep_once(gsi_engine *e, gsi_backoff *b)
         pthread_mutex_lock(&e->lock);
     }
     e->ep->ops->sleep_end(e->ep);
+    atomic_fetch_sub(&e->asleep, 1);
     if (moved) {
         *b = (gsi_backoff){.checked_ns = b->checked_ns};
         return;
