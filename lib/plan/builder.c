@@ -5,8 +5,9 @@
 
 #include <stdlib.h>
 
-/* The WAIT's value is known already. */
-#define NO_EVENT UINT64_MAX
+/* Pieces of messages that travel by PUT, bytes. */
+#define SMALLEST (8u << 10)
+#define LARGEST  (256u << 10)
 
 gsi_place gsi_at(int space, int rank, uint64_t off)
 {
@@ -42,11 +43,6 @@ static gsi_step *append(gsi_builder *b, int kind, uint64_t bytes)
     if (!steps)
         return NULL;
     plan->steps = steps;
-    uint64_t *events = grow(b, b->events, plan->nsteps, &b->room_events, sizeof *events);
-    if (!events)
-        return NULL;
-    b->events = events;
-    b->events[plan->nsteps] = NO_EVENT;
     gsi_step *step = &plan->steps[plan->nsteps++];
     *step = (gsi_step){.kind = (uint8_t)kind, .peer = GSI_ALL, .place = plan->nplaces, .bytes = bytes};
     plan->streams[b->stream].count++;
@@ -156,7 +152,11 @@ void gsi_add_wait(gsi_builder *b, int peer, uint64_t event)
     if (!step)
         return;
     step->peer = peer;
-    b->events[b->plan->nsteps - 1] = event;
+    gsi_awaited *waits = grow(b, b->waits, b->nwaits, &b->room_waits, sizeof *waits);
+    if (!waits)
+        return;
+    b->waits = waits;
+    waits[b->nwaits++] = (gsi_awaited){event, b->plan->nsteps - 1, (uint32_t)b->stream, peer};
 }
 
 void gsi_add_wait_number(gsi_builder *b, int peer, uint32_t number)
@@ -194,10 +194,9 @@ static int by_event(const void *a, const void *b)
     return x->event < y->event ? -1 : x->event > y->event;
 }
 
-/* Gives every WAIT for `peer` the number that its event has in the peer's program. */
-static void number_peer(gsi_builder *b, gsi_program *program, int peer)
+/* Gives every WAIT for `peer`, from the WAIT `from` on, the number that its event has in the peer's program. */
+static void number_peer(gsi_builder *b, gsi_program *program, int peer, uint32_t from)
 {
-    gsi_plan *plan = b->plan;
     gsi_builder other = {.args = b->args,
                          .shape = b->shape,
                          .n = b->n,
@@ -215,38 +214,35 @@ static void number_peer(gsi_builder *b, gsi_program *program, int peer)
         return;
     if (other.nnumbers)
         qsort(other.numbers, other.nnumbers, sizeof *other.numbers, by_event);
-    for (int s = 0; s < plan->nstreams; s++) {
-        for (uint32_t i = 0; i < plan->streams[s].count; i++) {
-            uint32_t at = plan->streams[s].first + i;
-            gsi_step *step = &plan->steps[at];
-            if (step->kind != GSI_STEP_WAIT || step->peer != peer || b->events[at] == NO_EVENT)
-                continue;
-            gsi_event_number key = {b->events[at], (uint32_t)s, 0};
-            const gsi_event_number *found =
-                other.nnumbers ? bsearch(&key, other.numbers, other.nnumbers, sizeof key, by_event) : NULL;
-            if (!found) {
-                b->error = gsi_fail(GRADSYNC_ERR_INTERNAL,
-                                    "plan: rank %d awaits event %llx of rank %d, which never raises it: "
-                                    "please report this with the call's arguments",
-                                    b->rank, (unsigned long long)b->events[at], peer);
-                return;
-            }
-            step->value = found->number;
-            b->events[at] = NO_EVENT;
+    for (uint32_t i = from; i < b->nwaits; i++) {
+        gsi_awaited *wait = &b->waits[i];
+        if (wait->peer != peer)
+            continue;
+        gsi_event_number key = {wait->event, wait->stream, 0};
+        const gsi_event_number *found =
+            other.nnumbers ? bsearch(&key, other.numbers, other.nnumbers, sizeof key, by_event) : NULL;
+        if (!found) {
+            b->error = gsi_fail(GRADSYNC_ERR_INTERNAL,
+                                "plan: rank %d awaits event %llx of rank %d, which never raises it: "
+                                "please report this with the call's arguments",
+                                (int)b->rank, (unsigned long long)wait->event, peer);
+            return;
         }
+        b->plan->steps[wait->step].value = found->number;
+        wait->peer = -1;
     }
 }
 
 int gsi_run_program(gsi_builder *b, gsi_program *program, const void *shape)
 {
-    gsi_plan *plan = b->plan;
-
     b->shape = shape;
     program(b);
     /* Numbering a peer settles all WAITs for it, so each peer is rehearsed once. */
-    for (uint32_t i = 0; !b->error && i < plan->nsteps; i++)
-        if (plan->steps[i].kind == GSI_STEP_WAIT && b->events[i] != NO_EVENT)
-            number_peer(b, program, plan->steps[i].peer);
+    for (uint32_t i = 0; !b->error && i < b->nwaits; i++)
+        if (b->waits[i].peer >= 0)
+            number_peer(b, program, b->waits[i].peer, i);
+    free(b->waits);
+    b->waits = NULL;
     free(b->numbers);
     b->numbers = NULL;
     return b->error;
@@ -286,9 +282,16 @@ int gsi_at_place(const gsi_plan_args *args, int place)
     return args->order ? args->order[place] : place;
 }
 
-uint64_t gsi_clamp(uint64_t value, uint64_t low, uint64_t high)
+uint64_t gsi_want(const gsi_plan_args *args, uint64_t bytes, uint64_t share, uint64_t most)
 {
-    return value < low ? low : value > high ? high : value;
+    uint64_t want = bytes / share, least = bytes / most + (bytes % most != 0);
+
+    if (args->chunk)
+        return args->chunk;
+    if (!bytes)
+        return LARGEST;
+    want = want < SMALLEST ? SMALLEST : want > LARGEST ? LARGEST : want;
+    return want > least ? want : least;
 }
 
 uint64_t gsi_mul(uint64_t a, uint64_t b)

@@ -27,6 +27,13 @@ typedef struct gsi_event_number {
     uint32_t stream, number;
 } gsi_event_number;
 
+/* A WAIT and the event that it awaits. */
+typedef struct gsi_awaited {
+    uint64_t event;
+    uint32_t step, stream;
+    int32_t peer; /* -1: its number is known by now */
+} gsi_awaited;
+
 typedef struct gsi_builder {
     const gsi_plan_args *args;
     const void *shape; /* what the algorithm worked out for its program; the same for all ranks */
@@ -36,8 +43,9 @@ typedef struct gsi_builder {
     int error;      /* the first error; later appends do nothing */
     int gathered;   /* all ranks have entered the call before the first step */
     int skip;       /* the step under way has no bytes: leave it out, with its places */
-    uint32_t room_steps, room_places, room_events, room_numbers;
-    uint64_t *events;          /* by step: the event that a WAIT awaits; its value follows later */
+    uint32_t room_steps, room_places, room_waits, room_numbers;
+    gsi_awaited *waits; /* the WAITs whose number is not known yet */
+    uint32_t nwaits;
     gsi_event_number *numbers; /* a rehearsal's result: the events towards `watch` */
     uint32_t nnumbers;
     uint32_t raised; /* signals towards `watch` on this stream */
@@ -121,11 +129,14 @@ uint64_t gsi_staged_block(const gsi_plan_args *args);
 uint64_t gsi_piece(uint64_t want, uint64_t stage, uint64_t slots, uint32_t esize);
 /* The grain (elements) of borders inside something cut into pieces of `piece` elements. */
 uint64_t gsi_grain(uint64_t piece, uint32_t esize);
+/* Bytes wanted in a piece of something of `bytes`, of which a plan should have no more than `most`
+ * pieces: a 1/share of it, within limits, if args->chunk does not say. bytes 0: the
+ * largest that is ever wanted. */
+uint64_t gsi_want(const gsi_plan_args *args, uint64_t bytes, uint64_t share, uint64_t most);
 /* Pieces that may be under way from one rank to another at once. */
 int gsi_depth(const gsi_plan_args *args);
 /* Fails: the message has more pieces than one plan can have. */
 int gsi_too_long(gsi_builder *b);
-uint64_t gsi_clamp(uint64_t value, uint64_t low, uint64_t high);
 /* The order of ranks on a ring: the place of a rank, and the rank at a place >= -n. */
 int gsi_place_of(const gsi_plan_args *args, int rank);
 int gsi_at_place(const gsi_plan_args *args, int place);

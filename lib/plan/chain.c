@@ -43,11 +43,19 @@ static int ring_distance(const gsi_plan_args *args, int from, int to)
     return to >= from ? to - from : to - from + args->n;
 }
 
+/* Pieces of the message, or of a block, that a plan should have at most. */
+static uint64_t most_pieces(const gsi_plan_args *args)
+{
+    uint64_t most = GSI_PLAN_STEPS / STEPS / (args->coll == GRADSYNC_REDUCE_SCATTER ? (uint64_t)args->n : 1);
+
+    return most ? most : 1;
+}
+
 static uint64_t lay_out(const gsi_plan_args *args, uint64_t count, chain *c)
 {
     int ordered = (args->flags & GRADSYNC_ORDERED) && args->coll != GRADSYNC_BROADCAST, n = args->n;
     int root = gsi_place_of(args, args->root);
-    uint64_t want = args->chunk ? args->chunk : gsi_clamp(count * args->esize / 16, 4 << 10, 128 << 10);
+    uint64_t want = gsi_want(args, count * args->esize, 16, most_pieces(args));
     uint64_t esize = args->esize;
 
     c->reduces = args->coll != GRADSYNC_BROADCAST;
@@ -91,12 +99,10 @@ const char *gsi_unfit_chain(const gsi_plan_args *args)
 uint64_t gsi_segment_chain(const gsi_plan_args *args)
 {
     chain c;
-    uint64_t blocks = args->coll == GRADSYNC_REDUCE_SCATTER ? (uint64_t)args->n : 1;
-    uint64_t pieces = GSI_PLAN_STEPS / STEPS / blocks;
 
-    if (!lay_out(args, args->count ? args->count : 1, &c))
+    if (!lay_out(args, 0, &c))
         return 1;
-    return gsi_mul(c.piece, pieces ? pieces : 1);
+    return gsi_mul(c.piece, most_pieces(args));
 }
 
 /* The ORDERED chain goes by rank; the others by the ring's order. */

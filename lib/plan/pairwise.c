@@ -55,14 +55,21 @@ static uint64_t slots_of(const gsi_plan_args *args)
     }
 }
 
+/* Pieces of a slice that a plan should have at most. */
+static uint64_t most_pieces(const gsi_plan_args *args)
+{
+    uint64_t most = GSI_PLAN_STEPS / (5 * (uint64_t)args->n);
+
+    return most > AHEAD ? most : AHEAD;
+}
+
 static uint64_t lay_out(const gsi_plan_args *args, uint64_t count, pairwise *p)
 {
-    uint64_t slices, slots = slots_of(args), want = args->chunk;
+    uint64_t slices, slots = slots_of(args);
 
     sliced(args, &slices);
     uint64_t slice = count / slices + (count % slices != 0);
-    if (!want)
-        want = gsi_clamp(slice * args->esize / 4, 16 << 10, 256 << 10);
+    uint64_t want = gsi_want(args, slice * args->esize, 4, most_pieces(args));
     if (slots)
         p->piece = gsi_piece(want, args->stage_bytes, slots, args->esize);
     else
@@ -75,14 +82,14 @@ static uint64_t lay_out(const gsi_plan_args *args, uint64_t count, pairwise *p)
 uint64_t gsi_segment_pairwise(const gsi_plan_args *args)
 {
     pairwise p;
-    uint64_t slices, pieces = GSI_PLAN_STEPS / (5 * (uint64_t)args->n);
+    uint64_t slices;
 
     if (args->coll == GRADSYNC_ALL_GATHER && args->reach)
         return UINT64_MAX;
     sliced(args, &slices);
-    if (!lay_out(args, args->count ? args->count : 1, &p))
+    if (!lay_out(args, 0, &p))
         return 1;
-    return gsi_mul(gsi_mul(p.piece, pieces > AHEAD ? pieces : AHEAD), slices);
+    return gsi_mul(gsi_mul(p.piece, most_pieces(args)), slices);
 }
 
 const char *gsi_unfit_pairwise(const gsi_plan_args *args)

@@ -150,7 +150,6 @@ int gsi_plan_build(const gsi_plan_args *args, gsi_plan **out)
         error = b.error;
     if (!error)
         error = settle_waits(b.plan);
-    free(b.events);
     if (error) {
         gsi_plan_free(b.plan);
         return error;

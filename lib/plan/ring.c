@@ -31,16 +31,22 @@ static int rounds_of(const gsi_plan_args *args)
     return (args->coll == GRADSYNC_ALL_REDUCE ? 2 : 1) * (args->n - 1);
 }
 
+/* Pieces of a slice that a plan should have at most. */
+static uint64_t most_pieces(const gsi_plan_args *args)
+{
+    uint64_t most = GSI_PLAN_STEPS / (STEPS * (uint64_t)rounds_of(args)), depth = (uint64_t)gsi_depth(args);
+
+    return most > depth ? most : depth;
+}
+
 static uint64_t lay_out(const gsi_plan_args *args, uint64_t count, ring *r)
 {
-    uint64_t slice = args->coll == GRADSYNC_ALL_REDUCE ? (count - 1) / (uint64_t)args->n + 1 : count;
-    uint64_t want = args->chunk;
+    uint64_t slice = args->coll == GRADSYNC_ALL_REDUCE && count ? (count - 1) / (uint64_t)args->n + 1 : count;
+    uint64_t want = gsi_want(args, slice * args->esize, 4, most_pieces(args));
     /* Partial results in STAGE need twice the slots: one is written before the next rank tells
      * that it has reduced the piece that is `depth` older, and all ranks do so at once. */
     int buffers = args->coll == GRADSYNC_REDUCE_SCATTER ? 3 : args->coll == GRADSYNC_ALL_GATHER && args->reach ? 0 : 1;
 
-    if (!want)
-        want = gsi_clamp(slice * args->esize / 4, 16 << 10, 256 << 10);
     r->partial_stage = args->coll == GRADSYNC_REDUCE_SCATTER;
     r->depth = gsi_depth(args);
     r->piece = buffers ? 0 : want > args->esize ? want / args->esize : 1;
@@ -56,12 +62,9 @@ uint64_t gsi_segment_ring(const gsi_plan_args *args)
 
     if (gsi_is_chain(args))
         return gsi_segment_chain(args);
-    if (!lay_out(args, args->count ? args->count : 1, &r))
+    if (!lay_out(args, 0, &r))
         return 1;
-    uint64_t pieces = GSI_PLAN_STEPS / (STEPS * (uint64_t)rounds_of(args));
-    if (pieces < (uint64_t)r.depth)
-        pieces = (uint64_t)r.depth;
-    return gsi_mul(gsi_mul(r.piece, pieces), args->coll == GRADSYNC_ALL_REDUCE ? (uint64_t)args->n : 1);
+    return gsi_mul(gsi_mul(r.piece, most_pieces(args)), args->coll == GRADSYNC_ALL_REDUCE ? (uint64_t)args->n : 1);
 }
 
 const char *gsi_unfit_ring(const gsi_plan_args *args)

@@ -112,7 +112,7 @@ static int buffers_of(const gsi_plan_args *args, int depth)
 
 static uint64_t lay_out(const gsi_plan_args *args, uint64_t count, tree *t)
 {
-    uint64_t want = args->chunk ? args->chunk : gsi_clamp(count * args->esize / 32, 4 << 10, 128 << 10);
+    uint64_t want = gsi_want(args, (count - count / 2) * args->esize, 16, GSI_PLAN_STEPS / STEPS);
 
     t->up = args->coll != GRADSYNC_BROADCAST;
     t->down = args->coll != GRADSYNC_REDUCE;
@@ -128,7 +128,7 @@ uint64_t gsi_segment_tree(const gsi_plan_args *args)
 {
     tree t;
 
-    return lay_out(args, args->count ? args->count : 1, &t) ? gsi_mul(2 * t.piece, GSI_PLAN_STEPS / STEPS) : 1;
+    return lay_out(args, 0, &t) ? gsi_mul(2 * t.piece, GSI_PLAN_STEPS / STEPS) : 1;
 }
 
 const char *gsi_unfit_tree(const gsi_plan_args *args)
