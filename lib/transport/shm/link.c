@@ -17,7 +17,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 
-enum { HELLO_MAGIC = 0x67734c4b, MAX_STRANGERS = 16, RETRY_MS = 5 };
+enum { HELLO_MAGIC = 0x67734c4b, SPARE_STRANGERS = 16, RETRY_MS = 5, PROBE_MS = 500 };
 
 typedef struct hello {
     uint32_t magic;
@@ -25,19 +25,20 @@ typedef struct hello {
     unsigned char token[SHM_TOKEN_BYTES]; /* of the receiver */
 } hello;
 
+/* pid << 32 | a random number: the same for all threads of a process, another one in a forked child. */
 static uint64_t process_nonce(void)
 {
     static _Atomic uint64_t nonce;
-    uint64_t seen = atomic_load(&nonce), mine = 0;
-    /* A forked child is another process. */
-    static _Atomic int64_t owner;
-    if (seen && atomic_load(&owner) == getpid())
+    uint64_t seen = atomic_load(&nonce), pid = (uint32_t)getpid();
+    uint32_t number = 0;
+
+    if (seen >> 32 == pid)
         return seen;
-    if (getrandom(&mine, sizeof mine, 0) != sizeof mine || !mine)
-        mine = (uint64_t)gsi_now_ns() | 1;
-    atomic_store(&owner, getpid());
-    atomic_store(&nonce, mine);
-    return mine;
+    if (getrandom(&number, sizeof number, 0) != sizeof number)
+        number = (uint32_t)gsi_now_ns();
+    uint64_t mine = pid << 32 | number;
+    /* Of threads that come here at once one wins, and all return its number. */
+    return atomic_compare_exchange_strong(&nonce, &seen, mine) ? mine : seen;
 }
 
 static socklen_t socket_name(const gsi_shm_address *address, struct sockaddr_un *un)
@@ -101,7 +102,8 @@ static int send_with_fd(int sock, const void *bytes, size_t len, int fd)
     }
 }
 
-/* Receives exactly len bytes and at most one fd; returns 0 or errno (EPIPE: the peer is gone). */
+/* Receives exactly len bytes and at most one fd; returns 0 or errno (EPIPE: the peer is gone; EMFILE: the
+ * bytes are there, but the fd found no room in this process). */
 static int receive_with_fd(int sock, void *bytes, size_t len, int *fd)
 {
     union {
@@ -112,18 +114,35 @@ static int receive_with_fd(int sock, void *bytes, size_t len, int *fd)
     struct msghdr msg = {
         .msg_iov = &iov, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room};
     ssize_t got;
+    int resets = 0;
 
     *fd = -1;
+    /* A reset tells, once, that the peer left without reading all; what it had sent is still there. */
     do
         got = recvmsg(sock, &msg, MSG_DONTWAIT | MSG_CMSG_CLOEXEC);
-    while (got < 0 && errno == EINTR);
+    while (got < 0 && (errno == EINTR || (errno == ECONNRESET && !resets++)));
     if (got < 0)
         return errno == ECONNRESET ? EPIPE : errno;
-    for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c))
-        if (c->cmsg_level == SOL_SOCKET && c->cmsg_type == SCM_RIGHTS && c->cmsg_len == CMSG_LEN(sizeof(int)))
-            memcpy(fd, CMSG_DATA(c), sizeof *fd);
-    if ((size_t)got == len && !(msg.msg_flags & (MSG_TRUNC | MSG_CTRUNC)))
-        return 0;
+    int more = 0;
+    for (struct cmsghdr *c = CMSG_FIRSTHDR(&msg); c; c = CMSG_NXTHDR(&msg, c)) {
+        if (c->cmsg_level != SOL_SOCKET || c->cmsg_type != SCM_RIGHTS)
+            continue;
+        /* Alignment leaves room for two: a sender of more than one is not ours, and its fds must not stay. */
+        for (size_t at = CMSG_LEN(0); at + sizeof(int) <= c->cmsg_len; at += sizeof(int)) {
+            int one;
+            memcpy(&one, (char *)c + at, sizeof one);
+            if (*fd < 0)
+                *fd = one;
+            else
+                close(one), more = 1;
+        }
+    }
+    if ((size_t)got == len && !(msg.msg_flags & MSG_TRUNC) && !more) {
+        if (!(msg.msg_flags & MSG_CTRUNC))
+            return 0;
+        if (*fd < 0)
+            return EMFILE;
+    }
     if (*fd >= 0)
         close(*fd);
     *fd = -1;
@@ -150,16 +169,33 @@ typedef struct maker {
     int listen_fd, rank, n, own_pidfd;
     const gsi_shm_address *addresses;
     shm_link *links;
-    char *greeted;                /* by rank: 1 when its hello has come */
-    int strangers[MAX_STRANGERS]; /* accepted, not yet greeted; a ring, the oldest is dropped */
+    char *greeted;  /* by rank: 1 when its hello has come */
+    int *strangers; /* accepted, not yet heard; a ring, the oldest is dropped */
+    int nstrangers; /* room: for all peers at once and some more */
     int oldest;
+    int64_t probed_ns;
 } maker;
+
+static int no_descriptors(int err, int peer)
+{
+    return gsi_fail_errno(err, "no file descriptor for the link to rank %d; raise the limit of open files (ulimit -n)",
+                          peer);
+}
 
 static int greet(const maker *m, int sock, int peer)
 {
     hello h = {HELLO_MAGIC, m->rank, {0}};
     memcpy(h.token, m->addresses[peer].token, sizeof h.token);
     return send_with_fd(sock, &h, sizeof h, m->own_pidfd);
+}
+
+static int unreachable(const maker *m, int peer)
+{
+    return gsi_fail(
+        GRADSYNC_ERR_UNSUPPORTED,
+        "rank %d (pid %lld) is on this host, but its socket is not to be found: it has given up or ended, or "
+        "is in another network namespace (give containers of one host one, or set GRADSYNC_HOST_ID apart)",
+        peer, (long long)m->addresses[peer].pid);
 }
 
 /* Connects to a peer of a higher rank and greets it. 0 (done or to be tried again), or an error. */
@@ -170,7 +206,7 @@ static int connect_to(maker *m, int peer)
     int sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
     if (sock < 0)
-        return gsi_fail_errno(errno, "cannot make a local socket for rank %d", peer);
+        return no_descriptors(errno, peer);
     int err = connect(sock, (struct sockaddr *)&un, len) ? errno : 0;
     if (!err)
         err = greet(m, sock, peer);
@@ -179,22 +215,62 @@ static int connect_to(maker *m, int peer)
         return 0;
     }
     close(sock);
-    if (err == EAGAIN || err == EINTR)
+    if (err == EAGAIN || err == EINTR || err == ETOOMANYREFS)
         return 0; /* its queue is full: again in a moment */
-    if (err == ECONNREFUSED)
-        return gsi_fail(GRADSYNC_ERR_UNSUPPORTED,
-                        "rank %d (pid %lld) is on this host, but its socket is not to be found: it has ended, or is in "
-                        "another network namespace (give containers of one host one, or set GRADSYNC_HOST_ID apart)",
-                        peer, (long long)m->addresses[peer].pid);
-    return gsi_fail_errno(err, "cannot connect to rank %d", peer);
+    return err == ECONNREFUSED ? unreachable(m, peer) : gsi_fail_errno(err, "cannot connect to rank %d", peer);
 }
 
-static void accept_all(maker *m)
+/* A peer of a lower rank connects by itself, unless it has failed: then its socket is gone, which only a
+ * connection can tell. The peer takes this one for a stranger that left. */
+static int probe(const maker *m, int peer)
+{
+    struct sockaddr_un un;
+    socklen_t len = socket_name(&m->addresses[peer], &un);
+    int sock = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+    if (sock < 0)
+        return no_descriptors(errno, peer);
+    int refused = connect(sock, (struct sockaddr *)&un, len) && errno == ECONNREFUSED;
+    close(sock);
+    return refused ? unreachable(m, peer) : 0;
+}
+
+/* Reads a stranger's hello: a peer of a lower rank becomes a link and is greeted back; anyone else is dropped.
+ * 0, or an error if it was a peer, but there is no room for its link. */
+static int hear_stranger(maker *m, int *stranger)
+{
+    hello h;
+    int fd, sock = *stranger, err = receive_with_fd(sock, &h, sizeof h, &fd);
+
+    if (err == EAGAIN)
+        return 0;
+    *stranger = -1;
+    int known = (!err || err == EMFILE) && h.magic == HELLO_MAGIC && h.rank >= 0 && h.rank < m->rank &&
+                m->links[h.rank].fd < 0 && same_token(h.token, m->addresses[m->rank].token);
+    if (known && !err)
+        err = greet(m, sock, h.rank);
+    if (known && !err) {
+        m->links[h.rank] = (shm_link){sock, fd};
+        m->greeted[h.rank] = 1;
+        return 0;
+    }
+    if (fd >= 0)
+        close(fd);
+    close(sock);
+    return known && err == EMFILE ? no_descriptors(err, h.rank) : 0;
+}
+
+static int accept_all(maker *m)
 {
     for (;;) {
         int sock = accept4(m->listen_fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        if (sock < 0 && (errno == EINTR || errno == ECONNABORTED))
+            continue;
         if (sock < 0)
-            return;
+            return errno == EMFILE || errno == ENFILE
+                       ? gsi_fail_errno(errno,
+                                        "no file descriptor for a peer; raise the limit of open files (ulimit -n)")
+                       : 0;
         if (!same_user(sock)) {
             close(sock);
             continue;
@@ -202,29 +278,8 @@ static void accept_all(maker *m)
         if (m->strangers[m->oldest] >= 0)
             close(m->strangers[m->oldest]);
         m->strangers[m->oldest] = sock;
-        m->oldest = (m->oldest + 1) % MAX_STRANGERS;
+        m->oldest = (m->oldest + 1) % m->nstrangers;
     }
-}
-
-/* Reads a stranger's hello: a peer of a lower rank becomes a link and is greeted back; anyone else is dropped. */
-static void hear_stranger(maker *m, int *stranger)
-{
-    hello h;
-    int fd, err = receive_with_fd(*stranger, &h, sizeof h, &fd);
-
-    if (err == EAGAIN)
-        return;
-    int good = !err && h.magic == HELLO_MAGIC && h.rank >= 0 && h.rank < m->rank && m->links[h.rank].fd < 0 &&
-               same_token(h.token, m->addresses[m->rank].token);
-    if (good && !greet(m, *stranger, h.rank)) {
-        m->links[h.rank] = (shm_link){*stranger, fd};
-        m->greeted[h.rank] = 1;
-    } else {
-        if (fd >= 0)
-            close(fd);
-        close(*stranger);
-    }
-    *stranger = -1;
 }
 
 /* Reads the answer of a peer that this rank connected to. */
@@ -235,6 +290,8 @@ static int hear_peer(maker *m, int peer)
 
     if (err == EAGAIN)
         return 0;
+    if (err == EMFILE)
+        return no_descriptors(err, peer);
     if (!err && h.magic == HELLO_MAGIC && h.rank == peer && same_token(h.token, m->addresses[m->rank].token)) {
         m->links[peer].pidfd = fd;
         m->greeted[peer] = 1;
@@ -247,22 +304,30 @@ static int hear_peer(maker *m, int peer)
 
 static int make_round(maker *m, int *missing)
 {
-    *missing = 0;
+    int64_t now = gsi_now_ns();
+    int probes = now - m->probed_ns > PROBE_MS * 1000000ll;
+
+    if (probes)
+        m->probed_ns = now;
     for (int peer = 0; peer < m->n; peer++) {
         if (peer == m->rank || m->greeted[peer])
             continue;
         int rc = 0;
         if (peer > m->rank)
             rc = m->links[peer].fd < 0 ? connect_to(m, peer) : hear_peer(m, peer);
+        else if (probes)
+            rc = probe(m, peer);
         if (rc)
             return rc;
-        *missing += !m->greeted[peer];
     }
-    accept_all(m);
-    for (int i = 0; i < MAX_STRANGERS; i++)
+    int rc = accept_all(m);
+    for (int i = 0; !rc && i < m->nstrangers; i++)
         if (m->strangers[i] >= 0)
-            hear_stranger(m, &m->strangers[i]);
-    return 0;
+            rc = hear_stranger(m, &m->strangers[i]);
+    *missing = -1; /* this rank itself is never greeted */
+    for (int peer = 0; peer < m->n; peer++)
+        *missing += !m->greeted[peer];
+    return rc;
 }
 
 /* Sleeps until a socket has news; a peer whose queue was full is tried again after RETRY_MS. */
@@ -272,7 +337,7 @@ static void wait_round(const maker *m, struct pollfd *fds)
     int timeout = 200;
 
     fds[count++] = (struct pollfd){m->listen_fd, POLLIN, 0};
-    for (int i = 0; i < MAX_STRANGERS; i++)
+    for (int i = 0; i < m->nstrangers; i++)
         if (m->strangers[i] >= 0)
             fds[count++] = (struct pollfd){m->strangers[i], POLLIN, 0};
     for (int peer = m->rank + 1; peer < m->n; peer++) {
@@ -289,16 +354,23 @@ static void wait_round(const maker *m, struct pollfd *fds)
 int shm_links_make(int listen_fd, int rank, int n, const gsi_shm_address *addresses, int64_t deadline_ns,
                    shm_link *links)
 {
-    maker m = {.listen_fd = listen_fd, .rank = rank, .n = n, .addresses = addresses, .links = links};
+    maker m = {.listen_fd = listen_fd,
+               .rank = rank,
+               .n = n,
+               .addresses = addresses,
+               .links = links,
+               .nstrangers = n + SPARE_STRANGERS,
+               .probed_ns = gsi_now_ns()};
     int missing = n - 1, rc = 0;
 
     for (int i = 0; i < n; i++)
         links[i] = (shm_link){-1, -1};
-    for (int i = 0; i < MAX_STRANGERS; i++)
-        m.strangers[i] = -1;
     m.greeted = gsi_calloc((size_t)n, 1);
-    struct pollfd *fds = gsi_calloc((size_t)n + MAX_STRANGERS + 1, sizeof *fds);
-    if (!m.greeted || !fds)
+    m.strangers = gsi_calloc((size_t)m.nstrangers, sizeof *m.strangers);
+    struct pollfd *fds = gsi_calloc((size_t)n + (size_t)m.nstrangers + 1, sizeof *fds);
+    for (int i = 0; m.strangers && i < m.nstrangers; i++)
+        m.strangers[i] = -1;
+    if (!m.greeted || !m.strangers || !fds)
         rc = gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for the links of %d ranks", n);
     /* Kernels before 5.3 have no pidfds: then the end of the socket tells of the end of a peer. */
     m.own_pidfd = (int)syscall(SYS_pidfd_open, getpid(), 0);
@@ -317,12 +389,13 @@ int shm_links_make(int listen_fd, int rank, int n, const gsi_shm_address *addres
         }
         wait_round(&m, fds);
     }
-    for (int i = 0; i < MAX_STRANGERS; i++)
+    for (int i = 0; m.strangers && i < m.nstrangers; i++)
         if (m.strangers[i] >= 0)
             close(m.strangers[i]);
     if (m.own_pidfd >= 0)
         close(m.own_pidfd);
     free(m.greeted);
+    free(m.strangers);
     free(fds);
     if (rc)
         shm_links_close(links, n);
@@ -343,7 +416,7 @@ void shm_links_close(shm_link *links, int n)
 int shm_link_send(const shm_link *link, const shm_message *message, int fd)
 {
     int err = send_with_fd(link->fd, message, sizeof *message, fd);
-    if (err == EAGAIN || err == ETOOMANYREFS)
+    if (err == EAGAIN || err == ETOOMANYREFS || err == ENOBUFS || err == ENOMEM)
         return GRADSYNC_IN_PROGRESS;
     if (err == EPIPE || err == ECONNRESET)
         return gsi_fail(GRADSYNC_ERR_PEER_LOST, "a peer closed its link");
@@ -352,10 +425,5 @@ int shm_link_send(const shm_link *link, const shm_message *message, int fd)
 
 int shm_link_receive(const shm_link *link, shm_message *message, int *fd)
 {
-    int err = receive_with_fd(link->fd, message, sizeof *message, fd);
-    if (err == EAGAIN)
-        return GRADSYNC_IN_PROGRESS;
-    if (err == EPIPE)
-        return gsi_fail(GRADSYNC_ERR_PEER_LOST, "a peer closed its link");
-    return err ? gsi_fail_errno(err, "cannot take memory from a peer (is the limit of open files too low?)") : 0;
+    return receive_with_fd(link->fd, message, sizeof *message, fd);
 }

@@ -39,9 +39,11 @@ int shm_links_make(int listen_fd, int rank, int n, const gsi_shm_address *addres
                    shm_link *links);
 void shm_links_close(shm_link *links, int n);
 
-/* Sends a message, with fd if >= 0. 0, GRADSYNC_IN_PROGRESS (the socket is full), PEER_LOST, SYSTEM. */
+/* Sends a message, with fd if >= 0. 0, GRADSYNC_IN_PROGRESS (the socket is full, or the kernel short of memory),
+ * PEER_LOST, SYSTEM. */
 int shm_link_send(const shm_link *link, const shm_message *message, int fd);
-/* Receives one; *fd is -1 or the receiver's to close. 0, IN_PROGRESS (nothing there), PEER_LOST, SYSTEM. */
+/* Receives one; *fd is -1 or the receiver's to close. 0, or errno: EAGAIN (nothing there), EPIPE (the peer is
+ * gone), EMFILE (a message whose fd found no room), EPROTO (no message of ours). */
 int shm_link_receive(const shm_link *link, shm_message *message, int *fd);
 
 #endif

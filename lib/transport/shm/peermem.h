@@ -11,6 +11,7 @@ typedef struct shm_mapping {
     uint32_t next_peer; /* own memory: the peers below have been told */
     void *base;
     uint64_t bytes;
+    int error; /* errno: why it could not be mapped */
 } shm_mapping;
 
 /* A hash table by id, open addressing; ids are never 0. Zeroed is empty. */

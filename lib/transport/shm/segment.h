@@ -42,7 +42,7 @@ typedef struct shm_doorbell {
 
 /* A rank's entry into one collective. `flag` is its seq << 32 | signals raised to all;
  * storing it with release publishes everything before it (pairs with the acquire in
- * shm_flag_at_least). A line of its own, and its neighbour left free, since the adjacent-line prefetcher pairs them. */
+ * flag_is of shm.c). A line of its own, and its neighbour left free, since the adjacent-line prefetcher pairs them. */
 typedef struct shm_entry {
     _Atomic uint64_t flag;
     gsi_header header;
@@ -59,16 +59,11 @@ typedef struct shm_pair {
 enum { SHM_FAILURE_NONE = 0, SHM_FAILURE_CLAIMED = 1, SHM_FAILURE_SET = 2 };
 
 typedef struct shm_head {
-    uint32_t magic, version, n, pad0;
-    uint64_t total;
-    char pad1[104];
     _Atomic uint32_t failure_state; /* SET is stored with release after the record */
     gsi_failure failure;
     char pad2[128];
     _Atomic uint64_t sleepers[(SHM_MAX_RANKS + 63) / 64]; /* bit r: rank r sleeps, or is about to */
 } shm_head;
-
-enum { SHM_MAGIC = 0x67735348, SHM_VERSION = 1 };
 
 /* Where things lie in a segment of n ranks: the same arithmetic on every rank. */
 typedef struct shm_layout {
