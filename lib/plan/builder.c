@@ -263,6 +263,13 @@ int gsi_too_long(gsi_builder *b)
     return b->error;
 }
 
+int gsi_no_room(gsi_builder *b)
+{
+    b->error = gsi_fail(GRADSYNC_ERR_INVALID, "plan: %llu bytes of staging memory are too few: give more",
+                        (unsigned long long)b->args->stage_bytes);
+    return b->error;
+}
+
 int gsi_place_of(const gsi_plan_args *args, int rank)
 {
     int place = 0;
@@ -299,6 +306,11 @@ uint64_t gsi_mul(uint64_t a, uint64_t b)
     return b && a > UINT64_MAX / b ? UINT64_MAX : a * b;
 }
 
+uint64_t gsi_elements(uint64_t bytes, uint32_t esize)
+{
+    return bytes > esize ? bytes / esize : 1;
+}
+
 uint64_t gsi_grain(uint64_t piece, uint32_t esize)
 {
     return piece * esize >= 64 ? 64 / esize : 1;
@@ -306,10 +318,8 @@ uint64_t gsi_grain(uint64_t piece, uint32_t esize)
 
 uint64_t gsi_piece(uint64_t want, uint64_t stage, uint64_t slots, uint32_t esize)
 {
-    uint64_t fits = stage / slots / esize, piece = want / esize;
+    uint64_t fits = stage / slots / esize, piece = gsi_elements(want, esize);
 
-    if (piece < 1)
-        piece = 1;
     if (piece > fits)
         piece = fits;
     return piece * esize >= 64 ? piece - piece % (64 / esize) : piece;

@@ -127,6 +127,8 @@ uint64_t gsi_staged_block(const gsi_plan_args *args);
 /* Elements of a pipelined piece: `want` bytes, no more than `slots` of them fit in
  * `stage` bytes, whole cache lines if it can be. 0: not even one element fits. */
 uint64_t gsi_piece(uint64_t want, uint64_t stage, uint64_t slots, uint32_t esize);
+/* Whole elements in `bytes`, at least one. */
+uint64_t gsi_elements(uint64_t bytes, uint32_t esize);
 /* The grain (elements) of borders inside something cut into pieces of `piece` elements. */
 uint64_t gsi_grain(uint64_t piece, uint32_t esize);
 /* Bytes wanted in a piece of something of `bytes`, of which a plan should have no more than `most`
@@ -137,6 +139,8 @@ uint64_t gsi_want(const gsi_plan_args *args, uint64_t bytes, uint64_t share, uin
 int gsi_depth(const gsi_plan_args *args);
 /* Fails: the message has more pieces than one plan can have. */
 int gsi_too_long(gsi_builder *b);
+/* Fails: gsi_unfit() was not asked whether there is staging for this. */
+int gsi_no_room(gsi_builder *b);
 /* The order of ranks on a ring: the place of a rank, and the rank at a place >= -n. */
 int gsi_place_of(const gsi_plan_args *args, int rank);
 int gsi_at_place(const gsi_plan_args *args, int place);

@@ -76,8 +76,10 @@ static uint64_t lay_out(const gsi_plan_args *args, uint64_t count, chain *c)
     /* Bytes of STAGE for each element of a piece and unit of depth. */
     uint64_t each = (c->reduces ? 2 * width : 0) + (c->hops && !c->straight ? esize : 0) + (c->relay ? esize : 0);
     c->depth = gsi_depth(args);
-    c->piece = each ? 0 : want > esize ? want / esize : 1;
-    for (; !c->piece && c->depth >= 1; c->depth -= !c->piece)
+    c->piece = 0;
+    if (!each)
+        c->piece = gsi_elements(want, args->esize);
+    for (; each && !c->piece && c->depth >= 1; c->depth -= !c->piece)
         c->piece = gsi_piece(want, args->stage_bytes / each * esize, (uint64_t)c->depth, args->esize);
     c->grain = gsi_grain(c->piece, args->esize);
     uint64_t deep = (uint64_t)c->depth * c->piece;
@@ -270,7 +272,8 @@ int gsi_build_chain(gsi_builder *b)
     gsi_plan *plan = b->plan;
     chain c;
 
-    lay_out(args, args->count, &c);
+    if (!lay_out(args, args->count, &c))
+        return gsi_no_room(b);
     uint64_t pieces = (args->count - 1) / c.piece + 1,
              blocks = args->coll == GRADSYNC_REDUCE_SCATTER ? (uint64_t)args->n : 1;
     if (pieces * blocks > INT32_MAX / 2)

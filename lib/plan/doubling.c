@@ -29,9 +29,11 @@ static int rounds_of(int n)
 /* The largest power of two that is not above n. */
 static int power_of(int n)
 {
-    int rounds = rounds_of(n);
+    int power = 1;
 
-    return (1 << rounds) > n ? 1 << (rounds - 1) : 1 << rounds;
+    while (power <= n / 2)
+        power *= 2;
+    return power;
 }
 
 static int gathers(const gsi_plan_args *args)

@@ -74,7 +74,7 @@ static uint64_t lay_out(const gsi_plan_args *args, uint64_t count, pairwise *p)
         p->piece = gsi_piece(want, args->stage_bytes, slots, args->esize);
     else
         /* Nothing is staged: a slice is one PUT, except where it is passed on. */
-        p->piece = args->coll == GRADSYNC_ALL_GATHER ? slice : want > args->esize ? want / args->esize : 1;
+        p->piece = args->coll == GRADSYNC_ALL_GATHER ? slice : gsi_elements(want, args->esize);
     p->grain = gsi_grain(p->piece, args->esize);
     return p->piece;
 }
@@ -345,7 +345,8 @@ int gsi_build_pairwise(gsi_builder *b)
 
     if (args->coll == GRADSYNC_BARRIER || !args->count)
         return gsi_build_dissemination(b);
-    lay_out(args, args->count, &p);
+    if (!lay_out(args, args->count, &p))
+        return gsi_no_room(b);
     sliced(args, &slices);
     uint64_t grains = (args->count - 1) / p.grain + 1, slice = args->count;
     if (slices > 1)

@@ -45,13 +45,17 @@ static uint64_t lay_out(const gsi_plan_args *args, uint64_t count, ring *r)
     uint64_t want = gsi_want(args, slice * args->esize, 4, most_pieces(args));
     /* Partial results in STAGE need twice the slots: one is written before the next rank tells
      * that it has reduced the piece that is `depth` older, and all ranks do so at once. */
-    int buffers = args->coll == GRADSYNC_REDUCE_SCATTER ? 3 : args->coll == GRADSYNC_ALL_GATHER && args->reach ? 0 : 1;
+    uint64_t buffers = args->coll == GRADSYNC_REDUCE_SCATTER              ? 3
+                       : args->coll == GRADSYNC_ALL_GATHER && args->reach ? 0
+                                                                          : 1;
 
     r->partial_stage = args->coll == GRADSYNC_REDUCE_SCATTER;
     r->depth = gsi_depth(args);
-    r->piece = buffers ? 0 : want > args->esize ? want / args->esize : 1;
-    for (; !r->piece && r->depth >= 1; r->depth -= !r->piece)
-        r->piece = gsi_piece(want, args->stage_bytes, (uint64_t)(buffers * r->depth), args->esize);
+    r->piece = 0;
+    if (!buffers)
+        r->piece = gsi_elements(want, args->esize);
+    for (; buffers && !r->piece && r->depth >= 1; r->depth -= !r->piece)
+        r->piece = gsi_piece(want, args->stage_bytes, buffers * (uint64_t)r->depth, args->esize);
     r->grain = gsi_grain(r->piece, args->esize);
     return r->piece;
 }
@@ -216,7 +220,8 @@ int gsi_build_ring(gsi_builder *b)
         return gsi_build_dissemination(b);
     if (gsi_is_chain(args))
         return gsi_build_chain(b);
-    lay_out(args, args->count, &r);
+    if (!lay_out(args, args->count, &r))
+        return gsi_no_room(b);
     uint64_t slice = args->count;
     if (args->coll == GRADSYNC_ALL_REDUCE) {
         uint64_t grains = (args->count - 1) / r.grain + 1;

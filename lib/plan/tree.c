@@ -117,7 +117,7 @@ static uint64_t lay_out(const gsi_plan_args *args, uint64_t count, tree *t)
     t->up = args->coll != GRADSYNC_BROADCAST;
     t->down = args->coll != GRADSYNC_REDUCE;
     t->depth = gsi_depth(args);
-    t->piece = buffers_of(args, 1) ? 0 : want > args->esize ? want / args->esize : 1;
+    t->piece = buffers_of(args, 1) ? 0 : gsi_elements(want, args->esize);
     for (; !t->piece && t->depth >= 1; t->depth -= !t->piece)
         t->piece = gsi_piece(want, args->stage_bytes / 2, (uint64_t)buffers_of(args, t->depth), args->esize);
     t->grain = gsi_grain(t->piece, args->esize);
@@ -308,7 +308,8 @@ int gsi_build_tree(gsi_builder *b)
         b->gathered = 1;
         return gsi_run_program(b, program, &t);
     }
-    lay_out(args, args->count, &t);
+    if (!lay_out(args, args->count, &t))
+        return gsi_no_room(b);
     for (int s = 0; s < 2; s++) {
         uint64_t off, len;
         share(args, &t, s, &off, &len);
