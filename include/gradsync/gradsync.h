@@ -170,9 +170,9 @@ enum gradsync_log_level {
     GRADSYNC_LOG_DEBUG = 4,
 };
 
-/* Receives log lines (no newline at the end). Called on whichever thread logs,
- * never with a lock of the library held by this call's own communicator; it may
- * not call back into the library. */
+/* Receives log lines (no newline at the end), on whichever thread logs, which may
+ * be in the middle of a collective: it should be quick, and may not call back into
+ * the library. */
 typedef void (*gradsync_log_fn)(void *arg, int level, const char *message);
 
 /* Who drives posted collectives on while the caller computes. */

@@ -22,8 +22,8 @@ static const char *last_message(gradsync_error_info *info)
 }
 
 /* Round 1: everyone learns who and where everyone is. A rank that already failed says so. */
-static int exchange_addresses(gsi_address *all, int rank, int n, int algo, int status, const gsi_shm_address *shm,
-                              gradsync_allgather_fn allgather, void *arg)
+static int exchange_addresses(gsi_address *all, int rank, int n, int algo, int strict, int status,
+                              const gsi_shm_address *shm, gradsync_allgather_fn allgather, void *arg)
 {
     gradsync_error_info info;
     gsi_address own;
@@ -34,6 +34,7 @@ static int exchange_addresses(gsi_address *all, int rank, int n, int algo, int s
     own.rank = rank;
     own.n = n;
     own.algo = algo;
+    own.strict = strict;
     own.status = status;
     own.shm.address = *shm;
     gsi_host_identity(own.host_id, sizeof own.host_id, own.shm.host, sizeof own.shm.host);
@@ -64,7 +65,7 @@ static int exchange_outcomes(int rc, int rank, int n, gradsync_allgather_fn allg
 }
 
 static int make_endpoint(gradsync_context *ctx, int rank, int n, int algo, gradsync_allgather_fn allgather, void *arg,
-                         int64_t deadline_ns, gsi_endpoint **out)
+                         int64_t deadline_ns, gsi_endpoint **out, int *strict)
 {
     gsi_shm_address shm;
     int listen_fd = -1, rc = shm_listen(&listen_fd, &shm), exchanged;
@@ -75,10 +76,12 @@ static int make_endpoint(gradsync_context *ctx, int rank, int n, int algo, grads
     if (!all || !peers)
         rc = gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for %d ranks", n);
     else
-        rc = exchange_addresses(all, rank, n, algo, rc, &shm, allgather, arg);
+        rc = exchange_addresses(all, rank, n, algo, ctx->strict, rc, &shm, allgather, arg);
     exchanged = all && peers;
-    for (int r = 0; !rc && r < n; r++)
+    for (int r = 0; !rc && r < n; r++) {
         peers[r] = all[r].shm;
+        *strict |= all[r].strict != 0; /* all must act alike */
+    }
     if (!rc) {
         rc = gsi_shm_create(listen_fd, rank, n, peers, deadline_ns, &ctx->log, out);
         listen_fd = -1;
@@ -124,7 +127,7 @@ int gsi_comm_create(gradsync_context *ctx, int rank, int n, gradsync_allgather_f
 {
     int64_t start = gsi_now_ns();
     gsi_endpoint *ep = NULL;
-    int algo = config->algo, rc = algo ? 0 : algo_from_env(&algo);
+    int strict = 0, algo = config->algo, rc = algo ? 0 : algo_from_env(&algo);
     gradsync_comm *comm = rc ? NULL : gsi_calloc(1, sizeof *comm);
 
     if (!rc && !comm)
@@ -134,7 +137,7 @@ int gsi_comm_create(gradsync_context *ctx, int rank, int n, gradsync_allgather_f
     comm->ctx = ctx;
     comm->timeout_ms = config->timeout_ms > 0 ? config->timeout_ms : ctx->timeout_ms;
     snprintf(comm->transport, sizeof comm->transport, "%s", n > 1 ? "shm" : "self");
-    rc = make_endpoint(ctx, rank, n, algo, allgather, arg, gsi_deadline_ns(start, comm->timeout_ms), &ep);
+    rc = make_endpoint(ctx, rank, n, algo, allgather, arg, gsi_deadline_ns(start, comm->timeout_ms), &ep, &strict);
     if (rc) {
         free(comm);
         return rc;
@@ -142,7 +145,7 @@ int gsi_comm_create(gradsync_context *ctx, int rank, int n, gradsync_allgather_f
     rc = gsi_engine_init(&comm->engine, ep, &ctx->reg, &ctx->log);
     comm->engine.default_algo = algo;
     comm->engine.progress = ctx->progress;
-    comm->engine.strict = ctx->strict;
+    comm->engine.strict = strict;
     if (!rc)
         rc = gsi_comm_calibrate(comm);
     if (rc) {

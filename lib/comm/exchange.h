@@ -10,6 +10,7 @@ typedef struct gsi_address {
     uint32_t magic, abi; /* abi: of everything that ranks share in memory or on the wire */
     int32_t rank, n;
     int32_t algo;      /* the communicator's fixed algorithm: must agree */
+    int32_t strict;    /* this rank wants no fallback: then nobody takes one */
     int32_t status;    /* 0, or the error that keeps this rank from joining */
     char host_id[160]; /* equal for ranks that share memory */
     gsi_shm_peer shm;

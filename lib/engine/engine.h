@@ -73,7 +73,7 @@ typedef struct gsi_engine {
     int rank, n;
     int default_algo;
     uint64_t spin_ticks, yield_ticks; /* of a wait, before it yields, and before it sleeps */
-    int strict;
+    int strict, told_of_staging;
     uint64_t nt_bytes; /* results of this size, over all ranks, are written past the caches */
 
     gsi_op *head, *tail;            /* queued, in order of seq */

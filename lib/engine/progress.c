@@ -5,6 +5,8 @@
 #include "base/cpu.h"
 #include "base/error.h"
 
+enum { WORTH_TELLING = 1 << 20 };
+
 static gsi_lane *lane_of(gsi_engine *e, uint64_t seq)
 {
     return &e->lanes[seq % e->ep->lanes];
@@ -210,6 +212,28 @@ static void begin_plan(gsi_engine *e, gsi_lane *lane)
     lane->op->algo = lane->op->entry->plan->algo;
 }
 
+/* Long messages of memory that peers cannot reach take several times as long: that is said once, or refused. */
+static int staging_is_used(gsi_engine *e, const gsi_op *op)
+{
+    static const char remedy[] = "allocate it with gradsync_mem_alloc or register it with GRADSYNC_MEM_REMAP";
+    int culprit = 0;
+
+    while (culprit < e->n - 1 && (e->ep->ops->header(e->ep, op->seq, culprit)->kind & GSI_HEADER_SHAREABLE))
+        culprit++;
+    if (e->strict)
+        return gsi_fail(GRADSYNC_ERR_UNSUPPORTED,
+                        "%s of %llu bytes would go through staging, which a strict context forbids: peers cannot reach "
+                        "(all of) the memory of rank %d; %s",
+                        gradsync_coll_name(op->call.coll), (unsigned long long)op->bytes, culprit, remedy);
+    if (!e->told_of_staging)
+        gsi_logf(e->log, GRADSYNC_LOG_WARN,
+                 "%s of %llu bytes goes through staging, at a fraction of the speed: peers cannot reach (all of) the "
+                 "memory of rank %d; %s (said once)",
+                 gradsync_coll_name(op->call.coll), (unsigned long long)op->bytes, culprit, remedy);
+    e->told_of_staging = 1;
+    return 0;
+}
+
 /* All headers are there: compares them, chooses the plan. 0, or the error that ends the op. */
 static int after_headers(gsi_engine *e, gsi_lane *lane)
 {
@@ -243,7 +267,10 @@ static int after_headers(gsi_engine *e, gsi_lane *lane)
         shareable = 0;
     if (!shareable)
         head = tail = 0;
-    rc = shareable ? bind_user_memory(e, lane) : 0;
+    if (shareable)
+        rc = bind_user_memory(e, lane);
+    else if (!attached && e->n > 1 && op->bytes >= WORTH_TELLING)
+        rc = staging_is_used(e, op);
     if (rc)
         return rc;
     rc = gsi_engine_plan(e, op, shareable, attached, head, tail, &op->entry);
