@@ -19,14 +19,15 @@
 #include <gradsync/gradsync.h>
 
 enum gsi_reduce_flags {
-    GSI_REDUCE_NT = 1,      /* write with non-temporal stores (a hint); fenced before returning */
+    GSI_REDUCE_NT = 1,      /* write with non-temporal stores (a hint); fenced before returning. It pays where
+                               outputs are no inputs and all of it exceeds the L2 cache; in place it costs */
     GSI_REDUCE_ACC_IN = 2,  /* f16, bf16: src[0] holds f32 partial results */
     GSI_REDUCE_ACC_OUT = 4, /* f16, bf16: the outputs get f32 partial results, unrounded */
 };
 
 typedef struct gsi_reduce_args {
-    void *const *dst;       /* ndst outputs of count elements, any alignment; an output may be exactly */
-    const void *const *src; /* one of the nsrc inputs (in place), and must not overlap otherwise */
+    void *const *dst;       /* ndst outputs of count elements, any alignment; an output may be exactly one of */
+    const void *const *src; /* the nsrc inputs (in place; elements of the same size), and not overlap otherwise */
     const double *scale;    /* nsrc factors (cast to the type computed in); NULL: none. Floats only */
     uint64_t count;         /* elements; may be 0 */
     uint64_t divisor;       /* 0 or 1: none */

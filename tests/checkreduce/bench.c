@@ -43,10 +43,9 @@ static double batch(const gsi_reduce_tier *tier, const gsi_reduce_args *args, ui
 /* Calls that take about 2 ms, at least one. */
 static long calls_for(const gsi_reduce_tier *tier, const gsi_reduce_args *args, uint64_t bytes)
 {
-    double took = batch(tier, args, bytes, 1); /* warms up */
-
+    batch(tier, args, bytes, 1); /* warms up */
     for (long n = 1;; n *= 4) {
-        took = batch(tier, args, bytes, n) * (double)n;
+        double took = batch(tier, args, bytes, n) * (double)n;
         if (took > 0.0005)
             return (long)((double)n * 0.002 / took) + 1;
     }

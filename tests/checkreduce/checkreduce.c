@@ -61,6 +61,7 @@ int check(int ok, const char *format, ...)
     va_list args;
 
     va_start(args, format);
+    /* NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized) */
     vsnprintf(line, sizeof line, format, args);
     va_end(args);
     return tap_ok(ok, "%s", line);
@@ -72,6 +73,7 @@ void note(const char *format, ...)
     va_list args;
 
     va_start(args, format);
+    /* NOLINTNEXTLINE(clang-analyzer-valist.Uninitialized) */
     vsnprintf(line, sizeof line, format, args);
     va_end(args);
     tap_note("%s", line);
