@@ -12,7 +12,7 @@
  * header did not know keep them. INVALID if the size makes no sense. */
 static inline int gsi_take_config(void *to, const void *from, size_t known, const char *name)
 {
-    uint32_t size;
+    uint32_t size, own = (uint32_t)known;
 
     if (!from)
         return 0;
@@ -20,7 +20,7 @@ static inline int gsi_take_config(void *to, const void *from, size_t known, cons
     if (size < sizeof size || size > 4096)
         return gsi_fail(GRADSYNC_ERR_INVALID, "%s.size is %u; initialise it with its _INIT macro", name, size);
     memcpy(to, from, size < known ? size : known);
-    memcpy(to, &known, sizeof size);
+    memcpy(to, &own, sizeof own);
     return 0;
 }
 

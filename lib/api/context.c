@@ -82,6 +82,7 @@ int gradsync_mem_register(gradsync_context *ctx, void *addr, size_t bytes, const
         return gsi_context_add_memory(ctx, &memory, out);
     }
     /* Noted before it is moved, so that an overlap is refused with nothing done. */
+    memory.changing = 1;
     rc = gsi_context_add_memory(ctx, &memory, out);
     if (rc)
         return rc;
@@ -94,8 +95,7 @@ int gradsync_mem_register(gradsync_context *ctx, void *addr, size_t bytes, const
         *out = NULL;
         return gsi_fail_info(&info);
     }
-    memory.id = (*out)->memory.id;
-    (*out)->memory = memory;
+    gsi_register_end_change(&ctx->reg, &(*out)->memory, &memory);
     return 0;
 }
 
@@ -104,12 +104,14 @@ int gradsync_mem_deregister(gradsync_mem *mem)
     if (!mem || mem->memory.kind == GRADSYNC_MEM_LIBRARY)
         return gsi_fail(GRADSYNC_ERR_INVALID, "%s",
                         mem ? "memory from gradsync_mem_alloc ends with gradsync_mem_free" : "the memory is NULL");
-    int rc = gsi_context_remove_memory(mem);
-    if (rc)
-        return rc;
-    if (mem->memory.kind == GRADSYNC_MEM_REMAPPED)
+    /* The pages first: if that fails the memory stays registered, though collectives take it for plain memory. */
+    int rc = gsi_register_begin_change(&mem->ctx->reg, &mem->memory);
+    if (!rc && mem->memory.kind == GRADSYNC_MEM_REMAPPED)
         rc = gsi_host_unmap(&mem->memory);
-    free(mem);
+    if (!rc)
+        rc = gsi_context_remove_memory(mem);
+    if (!rc)
+        free(mem);
     return rc;
 }
 

@@ -2,6 +2,7 @@
 #include "base/error.h"
 
 #include <stdarg.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -62,5 +63,7 @@ int gradsync_last_error(gradsync_error_info *out)
     uint32_t size = out->size < sizeof *out ? out->size : (uint32_t)sizeof *out;
     memcpy(out, &last, size);
     out->size = size;
+    if (size > offsetof(gradsync_error_info, message)) /* a caller's shorter message ends where its room does */
+        ((char *)out)[size - 1] = 0;
     return last.code;
 }

@@ -22,7 +22,8 @@ typedef struct gsi_memory {
     uint64_t file_off;  /* of share_addr in the memfd; congruent to the address modulo a huge page */
     uint64_t map_bytes; /* of the mapping (allocated memory: bytes rounded up to pages) */
     uint64_t page_bytes;
-    int32_t users; /* collectives in flight that use it; under the register's lock */
+    int32_t users;    /* collectives in flight that use it; under the register's lock */
+    int32_t changing; /* its pages are being moved: gsi_register_get() does not see it; under the same lock */
     char reason[160];
 } gsi_memory;
 
@@ -34,7 +35,8 @@ void gsi_host_free(gsi_memory *mem);
  * read-write memory, onto a memfd at the same addresses. An error changes nothing.
  * Errors: UNSUPPORTED, NOMEM, SYSTEM. */
 int gsi_host_remap(void *addr, size_t bytes, gsi_memory *mem);
-/* The reverse: private pages again, contents kept. Errors: NOMEM, SYSTEM. */
+/* The reverse: private pages again, contents kept. After an error it can be tried again; the memory is as
+ * usable as before, but no longer shareable as a whole. Errors: SYSTEM. */
 int gsi_host_unmap(gsi_memory *mem);
 /* Maps `bytes` of a memfd from file_off at an address of its own, congruent to
  * file_off modulo a huge page. NULL: errno says why. Unmap with munmap(). */
@@ -55,6 +57,10 @@ int gsi_register_init(gsi_register *reg);
 void gsi_register_free(gsi_register *reg);
 /* Takes note of mem and gives it its id. INVALID if it overlaps another; NOMEM. */
 int gsi_register_add(gsi_register *reg, gsi_memory *mem);
+/* mem's pages are about to be moved: nobody gets it meanwhile. INVALID if a collective in flight uses it. */
+int gsi_register_begin_change(gsi_register *reg, gsi_memory *mem);
+/* They have been moved: mem becomes what `now` says, but for its place in the register. */
+void gsi_register_end_change(gsi_register *reg, gsi_memory *mem, const gsi_memory *now);
 /* INVALID if a collective in flight uses it. */
 int gsi_register_remove(gsi_register *reg, gsi_memory *mem);
 /* The memory that holds all of [addr, addr + bytes), with users + 1; NULL if none does. */

@@ -133,7 +133,7 @@ int gsi_host_alloc(size_t bytes, int huge, int numa_node, gsi_memory *mem)
     int wants_huge = huge && bytes >= HUGE;
 
     *mem = (gsi_memory){.kind = GRADSYNC_MEM_LIBRARY, .bytes = bytes, .page_bytes = page, .fd = -1};
-    if (bytes > SIZE_MAX - 2 * HUGE)
+    if (bytes > INT64_MAX - 2 * HUGE)
         return gsi_fail(GRADSYNC_ERR_NOMEM, "%zu bytes of memory are more than any machine has", bytes);
     mem->map_bytes = mem->share_bytes = round_up(bytes, wants_huge ? (uint64_t)HUGE : page);
     mem->fd = make_memfd(mem->map_bytes);
@@ -174,6 +174,8 @@ static int is_private_anonymous(uintptr_t from, uintptr_t end)
         uintptr_t a, b;
         uint64_t inode;
         char perms[8], name[64] = "";
+        for (int c; !strchr(line, '\n') && (c = getc(f)) != '\n' && c != EOF;)
+            ; /* the end of a long path */
         if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR " %7s %*s %*s %" SCNu64 " %63s", &a, &b, perms, &inode, name) < 4)
             break;
         if (b <= at)
@@ -235,6 +237,7 @@ int gsi_host_remap(void *addr, size_t bytes, gsi_memory *mem)
     mem->fd = make_memfd(mem->file_off + mem->share_bytes);
     if (mem->fd < 0)
         return gsi_fail_errno(errno, "cannot make shareable memory of %" PRIu64 " bytes (memfd)", mem->share_bytes);
+    /* What cannot be undone for want of memory stays on the memfd, which lives on in the mapping: no less usable. */
     uint64_t moved = move_pages(mem->share_addr, mem->share_bytes, mem->fd, mem->file_off, 1);
     if (moved < mem->share_bytes) {
         int err = errno;

@@ -70,16 +70,40 @@ int gsi_register_add(gsi_register *reg, gsi_memory *mem)
     return rc;
 }
 
+static int in_use(const gsi_memory *mem)
+{
+    return mem->users
+               ? gsi_fail(GRADSYNC_ERR_INVALID, "memory at %p is used by %d collectives in flight; wait for them first",
+                          (void *)mem->addr, mem->users)
+               : 0;
+}
+
+int gsi_register_begin_change(gsi_register *reg, gsi_memory *mem)
+{
+    pthread_mutex_lock(&reg->lock);
+    int rc = in_use(mem);
+    if (!rc)
+        mem->changing = 1;
+    pthread_mutex_unlock(&reg->lock);
+    return rc;
+}
+
+void gsi_register_end_change(gsi_register *reg, gsi_memory *mem, const gsi_memory *now)
+{
+    pthread_mutex_lock(&reg->lock);
+    uint32_t id = mem->id;
+    *mem = *now;
+    mem->id = id;
+    mem->users = mem->changing = 0;
+    pthread_mutex_unlock(&reg->lock);
+}
+
 int gsi_register_remove(gsi_register *reg, gsi_memory *mem)
 {
-    int rc = 0;
-
     pthread_mutex_lock(&reg->lock);
     size_t at = first_after(reg, mem->addr);
-    if (mem->users)
-        rc = gsi_fail(GRADSYNC_ERR_INVALID, "memory at %p is used by %d collectives in flight; wait for them first",
-                      (void *)mem->addr, mem->users);
-    else if (at < reg->count && reg->entries[at] == mem)
+    int rc = in_use(mem);
+    if (!rc && at < reg->count && reg->entries[at] == mem)
         memmove(reg->entries + at, reg->entries + at + 1, (--reg->count - at) * sizeof *reg->entries);
     pthread_mutex_unlock(&reg->lock);
     return rc;
@@ -93,7 +117,8 @@ gsi_memory *gsi_register_get(gsi_register *reg, const void *addr, uint64_t bytes
     size_t at = first_after(reg, addr);
     if (at < reg->count) {
         gsi_memory *m = reg->entries[at];
-        if (m->addr <= (const char *)addr && bytes <= m->bytes - (uint64_t)((const char *)addr - m->addr))
+        if (!m->changing && m->addr <= (const char *)addr &&
+            bytes <= m->bytes - (uint64_t)((const char *)addr - m->addr))
             found = m, m->users++;
     }
     pthread_mutex_unlock(&reg->lock);
