@@ -87,8 +87,8 @@ static void bench_shape(const options *opt, int dtype, int op, uint32_t nsrc, ui
            (unsigned long long)bytes, copied);
     for (int i = 1; i < n; i++) {
         double rate = 1e-9 * (double)bytes * (nsrc + ndst) / median[i];
-        printf("  %s %6.1f (%5.2fx memcpy, %6.2fx c, %.4g us)", tiers[i]->name, rate, rate / copied,
-               median[1] / median[i], median[i] * 1e6);
+        printf("  %s %6.1f (%5.2fx memcpy, %6.2fx %s, %.4g us)", tiers[i]->name, rate, rate / copied,
+               median[1] / median[i], tiers[1]->name, median[i] * 1e6);
     }
     printf("\n");
     fflush(stdout);

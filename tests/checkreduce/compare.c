@@ -349,7 +349,7 @@ static void compare_op(const options *opt, int dtype, int op)
                 }
     for (int i = 0; (tier = wanted_tier(opt, i)); i++)
         check(bad[i] == 0, "%s: %s %s, %ld shapes%s", tier->name, dtype_names[dtype], op_names[op], trials,
-              i ? " as the reference" : ": environment kept");
+              tier == gsi_reduce_tier_at(0) ? ": environment kept" : " as the reference");
 }
 
 void compare_tiers(const options *opt)
