@@ -183,8 +183,11 @@ def test_files():
             "--csv",
             err,
         )
+        # fontconfig keeps what it has allocated: not ours for a leak checker to count.
+        with open(folder + "/lsan", "w", encoding="utf-8") as f:
+            f.write("leak:libfontconfig\n")
         for kind in ("svg", "png"):
-            status, _, err = run(*base, "-d", "all", "--plot", names[kind])
+            status, _, err = run(*base, "-d", "all", "--plot", names[kind], LSAN_OPTIONS=f"suppressions={folder}/lsan:print_suppressions=0")
             if "built without cairo" in err:
                 tap.ok(status == 1, "without cairo, --plot fails")
                 continue
