@@ -9,6 +9,7 @@
 #include "base/cpu.h"
 #include "base/error.h"
 #include "comm/comm.h"
+#include "reduce/reduce.h"
 
 enum { DEFAULT_TIMEOUT_MS = 300000 };
 
@@ -32,6 +33,15 @@ static int check_transport(const char *name)
     return gsi_fail(GRADSYNC_ERR_UNSUPPORTED, "transport \"%.40s\" is not in this build; use auto or shm", name);
 }
 
+/* All tiers give the same bits, so another one than was asked for is no error; but it is told. */
+static void check_tier(const gsi_log *log)
+{
+    const char *wanted = getenv("GRADSYNC_CPU_TIER"), *used = gsi_reduce_tier_best()->name;
+    if (wanted && *wanted && strcmp(wanted, used))
+        gsi_logf(log, GRADSYNC_LOG_WARN,
+                 "GRADSYNC_CPU_TIER=%.20s is not to be had on this CPU or in this build; using %s", wanted, used);
+}
+
 int gsi_context_create(const gradsync_config *config, gradsync_context **out)
 {
     const char *transport = config->transport ? config->transport : getenv("GRADSYNC_TRANSPORT");
@@ -49,6 +59,7 @@ int gsi_context_create(const gradsync_config *config, gradsync_context **out)
         return gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for a context");
     gsi_ticks_start();
     gsi_log_init(&ctx->log, config);
+    check_tier(&ctx->log);
     ctx->timeout_ms = config->timeout_ms > 0 ? config->timeout_ms : timeout_ms;
     ctx->progress = config->progress;
     ctx->strict = config->strict;

@@ -59,14 +59,19 @@ static void set_patience(gsi_engine *e)
     e->yield_ticks = (uint64_t)((crowded ? 200 : 60) * ticks_per_us);
 }
 
-/* Results of this many bytes, counted over all the outputs that one rank writes, go past the caches. Off unless
- * asked for: where it was measured (Sapphire Rapids, 2 to 8 ranks, 4 to 64 MiB) it took 1.6 to 2.7 times as long. */
-static uint64_t nt_bytes_from_env(void)
+/* The second-level cache, or what GRADSYNC_NT_BYTES says. */
+static uint64_t nt_bytes(void)
 {
     const char *text = getenv("GRADSYNC_NT_BYTES");
+    long cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
     char *end;
-    uint64_t bytes = text ? strtoull(text, &end, 10) : 0;
-    return text && *text && !*end && bytes ? bytes : UINT64_MAX;
+
+    if (text && *text) {
+        uint64_t bytes = strtoull(text, &end, 10);
+        if (!*end)
+            return bytes;
+    }
+    return cache > 0 ? (uint64_t)cache : UINT64_MAX;
 }
 
 int gsi_engine_init(gsi_engine *e, gsi_endpoint *ep, gsi_register *reg, const gsi_log *log)
@@ -80,7 +85,7 @@ int gsi_engine_init(gsi_engine *e, gsi_endpoint *ep, gsi_register *reg, const gs
     e->rank = ep->rank;
     e->n = ep->n;
     set_patience(e);
-    e->nt_bytes = nt_bytes_from_env();
+    e->nt_bytes = nt_bytes();
     for (uint32_t i = 0; i < ep->lanes; i++)
         failed |= init_lane(&e->lanes[i], e->n);
     return failed ? gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for an engine of %d ranks", e->n) : 0;

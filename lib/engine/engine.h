@@ -74,7 +74,7 @@ typedef struct gsi_engine {
     int default_algo;
     uint64_t spin_ticks, yield_ticks; /* of a wait, before it yields, and before it sleeps */
     int strict, told_of_staging;
-    uint64_t nt_bytes; /* results of this size, over all ranks, are written past the caches */
+    uint64_t nt_bytes; /* a step that goes through more, and writes what it has not read, writes past the caches */
 
     gsi_op *head, *tail;            /* queued, in order of seq */
     uint64_t last_seq, last_number; /* given out */

@@ -135,9 +135,14 @@ static int start(gsi_engine *e, gsi_op *op)
 
 /* ---- After the exchange of headers ------------------------------------------- */
 
-/* Where one buffer of a rank lies. A rank that needs nothing more of this one may have finished and freed
- * it already: then it stays out of reach, and no plan that is chosen will miss it. */
-static int resolve(gsi_engine *e, gsi_lane *lane, const gsi_header *h, int space, int rank, uint32_t id, int64_t off,
+/* Bytes at the ends of the ranks' buffers that the plan leaves alone. */
+typedef struct fringes {
+    uint64_t head, tail;
+} fringes;
+
+/* Where one buffer of a rank lies; id 0: it has none. A rank that needs nothing more of this one may have
+ * finished and freed it already: then it stays out of reach, and no plan that is chosen will miss it. */
+static int resolve(gsi_engine *e, gsi_lane *lane, fringes f, int space, int rank, uint32_t id, int64_t off,
                    uint64_t bytes)
 {
     void *base = NULL;
@@ -148,11 +153,12 @@ static int resolve(gsi_engine *e, gsi_lane *lane, const gsi_header *h, int space
     lane->mem_off[at] = (uint64_t)off;
     if (rank == e->rank)
         return 0;
-    int rc = e->ep->ops->resolve(e->ep, rank, id, &base, &room);
+    int rc = id ? e->ep->ops->resolve(e->ep, rank, id, &base, &room) : 0;
     lane->base[at] = NULL;
     if (rc || !base)
         return rc;
-    if (off < -(int64_t)h->head || off > INT64_MAX / 2 || (int64_t)bytes + off > (int64_t)(room + h->tail))
+    int64_t end = (int64_t)(room + f.tail);
+    if (off < -(int64_t)f.head || off > end || bytes > (uint64_t)(end - off))
         return gsi_fail(GRADSYNC_ERR_INTERNAL, "rank %d names memory beyond what it shared", rank);
     lane->base[at] = (char *)base + off;
     return 0;
@@ -167,22 +173,22 @@ static void same_place(gsi_lane *lane, int n, int rank)
     lane->mem_off[recv] = lane->mem_off[send];
 }
 
-/* Where all ranks' SEND and RECV lie; all are shareable. */
-static int bind_user_memory(gsi_engine *e, gsi_lane *lane)
+/* Where all ranks' SEND and RECV lie; all are shareable. A header is copied before it is checked, and held
+ * against the fringes that the plan is made for: it lies in memory that its writer can change at any time. */
+static int bind_user_memory(gsi_engine *e, gsi_lane *lane, fringes f)
 {
     gsi_op *op = lane->op;
     uint64_t send_bytes = contribution_bytes(op, e->n), recv_bytes = result_bytes(op, e->n);
     int rc = 0;
 
     for (int r = 0; !rc && r < e->n; r++) {
-        const gsi_header *h = e->ep->ops->header(e->ep, op->seq, r);
-        if (h->u.mem.send)
-            rc = resolve(e, lane, h, GSI_SEND, r, h->u.mem.send, h->u.mem.send_off, send_bytes);
-        if (!rc && h->u.mem.recv == h->u.mem.send && h->u.mem.recv_off == h->u.mem.send_off &&
+        const gsi_header h = *e->ep->ops->header(e->ep, op->seq, r);
+        rc = resolve(e, lane, f, GSI_SEND, r, h.u.mem.send, h.u.mem.send_off, send_bytes);
+        if (!rc && h.u.mem.recv == h.u.mem.send && h.u.mem.recv_off == h.u.mem.send_off &&
             op->call.coll == GRADSYNC_ALL_REDUCE)
             same_place(lane, e->n, r);
-        else if (!rc && h->u.mem.recv)
-            rc = resolve(e, lane, h, GSI_RECV, r, h->u.mem.recv, h->u.mem.recv_off, recv_bytes);
+        else if (!rc)
+            rc = resolve(e, lane, f, GSI_RECV, r, h.u.mem.recv, h.u.mem.recv_off, recv_bytes);
     }
     return rc;
 }
@@ -268,7 +274,7 @@ static int after_headers(gsi_engine *e, gsi_lane *lane)
     if (!shareable)
         head = tail = 0;
     if (shareable)
-        rc = bind_user_memory(e, lane);
+        rc = bind_user_memory(e, lane, (fringes){head, tail});
     else if (!attached && e->n > 1 && op->bytes >= WORTH_TELLING)
         rc = staging_is_used(e, op);
     if (rc)
@@ -336,14 +342,13 @@ static int next_segment(gsi_engine *e, gsi_lane *lane)
     op->segment += entry->segment;
     lane->seg_bytes += entry->segment * op->call.esize;
     if (op->call.count - op->segment < entry->segment) {
-        /* A user of the cached plan until its successor is found, which thus cannot take its place. */
+        /* Let go of first: the cache has room for one plan of each lane. */
         const gsi_plan_key key = entry->key;
-        const gsi_plan_entry *tail;
-        int rc = gsi_engine_plan(e, op, key.shareable, key.attached, key.head, key.tail, &tail);
+        gsi_engine_plan_done(entry);
+        op->entry = NULL;
+        int rc = gsi_engine_plan(e, op, key.shareable, key.attached, key.head, key.tail, &op->entry);
         if (rc)
             return rc;
-        gsi_engine_plan_done(entry);
-        op->entry = tail;
     }
     op->state = GSI_OP_RUNNING;
     begin_plan(e, lane);

@@ -62,6 +62,19 @@ static int bind(const gsi_engine *e, gsi_lane *lane, const gsi_step *step, uint6
     return 0;
 }
 
+/* Non-temporal stores pay where the step goes through more than the caches hold and writes what it has not read:
+ * reading has brought the other lines in already. The operands are bound. */
+static int past_caches(const gsi_engine *e, const gsi_lane *lane, const gsi_step *step)
+{
+    if (!plan_of(lane)->user_memory || step->bytes * ((uint64_t)step->nsrc + step->ndst) <= e->nt_bytes)
+        return 0;
+    for (int d = 0; d < step->ndst; d++)
+        for (int s = 0; s < step->nsrc; s++)
+            if (lane->dst[d] == lane->src[s])
+                return 0;
+    return 1;
+}
+
 static int do_reduce(gsi_engine *e, gsi_lane *lane, const gsi_step *step, uint64_t from, uint64_t bytes)
 {
     const gsi_call *call = &lane->op->call;
@@ -79,7 +92,7 @@ static int do_reduce(gsi_engine *e, gsi_lane *lane, const gsi_step *step, uint64
         .nsrc = step->nsrc,
         .flags = (step->flags & GSI_STEP_ACC_IN ? GSI_REDUCE_ACC_IN : 0) |
                  (step->flags & GSI_STEP_ACC_OUT ? GSI_REDUCE_ACC_OUT : 0) |
-                 (lane->op->bytes * step->ndst >= e->nt_bytes && plan_of(lane)->user_memory ? GSI_REDUCE_NT : 0),
+                 (past_caches(e, lane, step) ? GSI_REDUCE_NT : 0),
         .dtype = call->dtype,
         .op = sum ? GRADSYNC_SUM : call->op,
     };
@@ -96,8 +109,7 @@ static int do_copy(gsi_engine *e, gsi_lane *lane, const gsi_step *step, uint64_t
         if (lane->dst[i] != lane->src[0])
             lane->dst[ndst++] = lane->dst[i];
     if (ndst)
-        gsi_copy(lane->dst, (uint32_t)ndst, lane->src[0], bytes,
-                 plan_of(lane)->user_memory && lane->op->bytes * step->ndst >= e->nt_bytes);
+        gsi_copy(lane->dst, (uint32_t)ndst, lane->src[0], bytes, past_caches(e, lane, step));
     return 0;
 }
 
