@@ -149,6 +149,10 @@ def test_variants():
     tap.ok(status == 0 and "# nRanks 3 " in out and len(table(out)) == 1, "under gradsync-run", out, err)
 
 
+    status, out, err = run("--ranks", "2", "-b", "4096G", "-e", "4096G", *QUICK)
+    tap.ok(status == 1 and "give a smaller -e" in err and not table(out), "more memory than there is", out, err)
+
+
 def test_files():
     with tempfile.TemporaryDirectory() as folder:
         names = {kind: f"{folder}/x.{kind}" for kind in ("json", "csv", "svg", "png")}

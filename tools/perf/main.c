@@ -209,7 +209,7 @@ static int run_rank(const perf_options *o)
     ok = ok && run_all(b, &run) == 0;
     if (run.rank == 0)
         perf_progress_clear();
-    perf_bench_close(b, !ok);
+    perf_bench_close(b);
     if (ok && run.rank == 0) {
         perf_table_foot(&run);
         ok = perf_files_write(&files, &run) == 0;

@@ -19,6 +19,7 @@ struct perf_bench {
     gradsync_context *ctx;
     gradsync_comm *comm;
     int rank, nranks;
+    int local_rank, local_ranks; /* on this host */
     perf_area send, recv;
     gradsync_request **requests; /* of one group of -m */
     double *samples;             /* seconds of each iteration, on this rank */
@@ -74,17 +75,26 @@ __attribute__((format(printf, 3, 4))) static int failed(perf_bench *b, int code,
     return -1;
 }
 
+/* Says that memory of our own has run out. */
+static void lacking(perf_bench *b, const char *what)
+{
+    snprintf(b->why, sizeof b->why, "no memory for %s", what);
+    cli_error(PERF_NAME, "%s", b->why);
+}
+
 /* ---- The job -------------------------------------------------------------------- */
 
-/* The rank that a launcher has given this process, or -1. */
+/* The rank that a launcher has given this process, or -1. Which variables count is the
+ * library's to say; these tell only whether to ask it. */
 static int launched_rank(void)
 {
-    static const char *const names[] = {"GRADSYNC_RANK", "RANK",     "OMPI_COMM_WORLD_RANK",
-                                        "PMIX_RANK",     "PMI_RANK", "SLURM_PROCID"};
+    static const char *const names[][2] = {
+        {"GRADSYNC_RANK", NULL}, {"RANK", "WORLD_SIZE"}, {"OMPI_COMM_WORLD_RANK", NULL},
+        {"PMIX_RANK", NULL},     {"PMI_RANK", NULL},     {"SLURM_PROCID", NULL}};
 
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        const char *value = getenv(names[i]);
-        if (value && *value)
+        const char *value = getenv(names[i][0]);
+        if (value && *value && (!names[i][1] || getenv(names[i][1])))
             return atoi(value);
     }
     return -1;
@@ -115,7 +125,7 @@ static int meet(perf_bench *b, perf_run *run)
 
     run->ranks = calloc((size_t)b->nranks, sizeof *run->ranks);
     if (!all || !run->ranks) {
-        cli_error(PERF_NAME, "no memory for the list of ranks");
+        lacking(b, "the list of ranks");
         goto fail;
     }
     rc = gradsync_context_query(b->ctx, &system);
@@ -136,7 +146,7 @@ static int meet(perf_bench *b, perf_run *run)
     if (rc == 0 && run->comm.nrails > 0) {
         run->rails = calloc((size_t)run->comm.nrails, sizeof *run->rails);
         if (!run->rails) {
-            cli_error(PERF_NAME, "no memory for the list of rails");
+            lacking(b, "the list of rails");
             goto fail;
         }
     }
@@ -196,26 +206,29 @@ perf_bench *perf_bench_open(const perf_options *o, perf_run *run)
     }
     if (meet(b, run) != 0)
         goto fail;
+    b->local_rank = run->comm.local_rank;
+    b->local_ranks = run->comm.local_ranks;
     b->slots = calloc((size_t)b->nranks * SLOTS, sizeof *b->slots);
     b->samples = calloc((size_t)o->iters, sizeof *b->samples);
     b->requests = calloc((size_t)o->agg, sizeof(gradsync_request *));
     if (!b->slots || !b->samples || !b->requests) {
-        cli_error(PERF_NAME, "no memory for %lld samples", o->iters);
+        lacking(b, "the samples (-n)");
         goto fail;
     }
     return b;
 
 fail:
-    perf_bench_close(b, 1);
+    perf_bench_close(b);
     return NULL;
 }
 
-void perf_bench_close(perf_bench *b, int failed_too)
+void perf_bench_close(perf_bench *b)
 {
     if (!b)
         return;
-    if (failed_too && b->comm)
-        gradsync_comm_abort(b->comm, b->why[0] ? b->why : NULL);
+    /* What the ranks agreed on they all know; of a failed call only this one does. */
+    if (b->why[0] && b->comm)
+        gradsync_comm_abort(b->comm, b->why);
     perf_area_free(&b->send);
     perf_area_free(&b->recv);
     gradsync_comm_destroy(b->comm);
@@ -250,12 +263,42 @@ void perf_row_shape(const perf_options *o, int nranks, uint64_t size, perf_row *
     row->root = perf_coll_has_root(o->coll) ? o->root : -1;
 }
 
+/* Bytes that processes of this host can still get; -1 if the kernel does not tell. */
+static double available_bytes(void)
+{
+    FILE *in = fopen("/proc/meminfo", "re");
+    char line[160];
+    double kb = -1;
+
+    while (in && kb < 0 && fgets(line, sizeof line, in))
+        sscanf(line, "MemAvailable: %lf", &kb);
+    if (in)
+        fclose(in);
+    return kb < 0 ? -1 : kb * 1024;
+}
+
+/* Running out of memory later would get some process killed, maybe not even this one. */
+static int check_memory(const perf_bench *b)
+{
+    double have = available_bytes();
+    double need = 2.0 * (double)b->o->max_bytes * (double)b->o->agg * b->local_ranks;
+
+    if (have < 0 || need <= have)
+        return 0;
+    if (b->local_rank == 0)
+        cli_error(PERF_NAME, "the buffers of %d ranks take %.1f GiB, and this host has %.1f GiB: give a smaller -e",
+                  b->local_ranks, need / 0x1p30, have / 0x1p30);
+    return -1;
+}
+
 int perf_bench_buffers(perf_bench *b)
 {
     int regions = (int)b->o->agg;
     size_t most = (size_t)b->o->max_bytes;
-    int rc = perf_area_make(&b->send, b->ctx, b->o, most, regions);
 
+    if (perf_bench_agree(b, check_memory(b) != 0) != 0)
+        return -1;
+    int rc = perf_area_make(&b->send, b->ctx, b->o, most, regions);
     if (rc == 0)
         rc = perf_area_make(&b->recv, b->ctx, b->o, most, regions);
     if (rc != 0)
@@ -537,7 +580,7 @@ static int summarise(perf_bench *b, const op *x, perf_result *result)
     result->guards = total(b, SLOT_GUARDS);
     result->rank_us = calloc((size_t)b->nranks, sizeof *result->rank_us);
     if (!result->rank_us) {
-        cli_error(PERF_NAME, "no memory for the results");
+        lacking(b, "the results");
         return -1;
     }
     for (int r = 0; r < b->nranks; r++)

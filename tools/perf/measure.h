@@ -14,8 +14,8 @@ typedef struct perf_bench perf_bench;
 perf_bench *perf_bench_open(const perf_options *options, perf_run *run);
 /* Allocates the buffers. Collective, so that all end if one cannot. */
 int perf_bench_buffers(perf_bench *b);
-/* Leaves the job; `failed`: by aborting it, so that the other ranks end, too. */
-void perf_bench_close(perf_bench *b, int failed);
+/* Leaves the job; if a call failed here, by aborting it, so that the other ranks end. */
+void perf_bench_close(perf_bench *b);
 
 /* The largest of the ranks' numbers, on every rank. Negative: it failed, said. */
 int perf_bench_agree(perf_bench *b, int number);
