@@ -27,7 +27,7 @@ typedef struct model {
     double log2n; /* rounded up */
     double exchange_us, copy_us, reduce_us, transfer_us;
     double copied; /* bytes, for the transfers */
-    double cached; /* the share of the memory that is gone through which the caches hold */
+    double moved;  /* bytes that pass between cores, where that is not twice what is copied */
 } model;
 
 /* The share of `footprint` bytes that stays in the caches. */
@@ -48,7 +48,6 @@ static double rate(double near, double far, double footprint, double cache)
 static void copies(model *m, double bytes, double footprint)
 {
     m->copied += bytes;
-    m->cached = cached(footprint, m->costs->cache_bytes);
     m->copy_us += bytes * rate(m->costs->copy_GBps, m->costs->mem_copy_GBps, footprint, m->costs->cache_bytes) / 1e3;
 }
 
@@ -134,13 +133,16 @@ static void staged(model *m)
     switch (m->args.coll) {
     case GRADSYNC_ALL_REDUCE:
         m->exchange_us = (1 + 2 * blocks) * m->X;
-        copies(m, 2 * part + S / n, 2 * S);
+        /* the reduction's second destination is written only: half a copy */
+        copies(m, 2 * part + S / n / 2, 2 * S);
         reduces(m, S, 2 * staging);
+        m->moved = 3 * part + S / n;
         break;
     case GRADSYNC_REDUCE:
         m->exchange_us = (1 + 2 * blocks) * m->X;
         copies(m, 2 * part, 2 * S);
         reduces(m, S, 2 * staging);
+        m->moved = 3 * part;
         break;
     case GRADSYNC_REDUCE_SCATTER:
         copies(m, (n - 1) * S, n * S);
@@ -148,10 +150,12 @@ static void staged(model *m)
         break;
     case GRADSYNC_ALL_GATHER:
         copies(m, n * S, 2 * n * S);
+        m->moved = n * S;
         break;
     case GRADSYNC_BROADCAST:
         /* the root copies in while the others fetch the block before */
         copies(m, S + staging, 2 * S);
+        m->moved = S;
         break;
     default:
         m->exchange_us = m->X;
@@ -320,7 +324,10 @@ static void local(model *m)
  * everyone reads and writes the others' share of a slice. And whatever the algorithm, headers are exchanged. */
 static void transfers(model *m, int loadstore)
 {
-    double bytes = 2 * m->copied;
+    double bytes = m->moved > 0 ? m->moved : 2 * m->copied, cache = m->costs->cache_bytes;
+    int blocks = m->args.coll == GRADSYNC_REDUCE_SCATTER || m->args.coll == GRADSYNC_ALL_GATHER;
+    /* What the caches hold of both buffers, the same for every algorithm; the rest comes from memory. */
+    double footprint = 2 * m->S * (blocks ? m->n : 1), held = footprint > cache ? cache / footprint : 1;
 
     if (!loadstore || m->args.n == 1)
         return;
@@ -329,7 +336,7 @@ static void transfers(model *m, int loadstore)
     if (m->args.algo == GRADSYNC_ALGO_ONESHOT)
         bytes = m->n * (m->args.coll == GRADSYNC_REDUCE_SCATTER ? m->n : 1) * m->S;
     if (m->costs->transfer_GBps > 0)
-        m->transfer_us = bytes * m->cached / m->costs->transfer_GBps / 1e3;
+        m->transfer_us = bytes * held / m->costs->transfer_GBps / 1e3;
 }
 
 static const char *why_not(const gsi_select_args *args, const gsi_plan_args *plan)

@@ -14,6 +14,7 @@ static const gsi_costs shm = {.signal_us = 0.3,
                               .reduce_GBps = 50,
                               .mem_copy_GBps = 12,
                               .mem_reduce_GBps = 25,
+                              .transfer_GBps = 20,
                               .cache_bytes = 1 << 20,
                               .ranks_per_core = 1};
 static const gsi_costs net = {.signal_us = 8,
@@ -73,10 +74,16 @@ static void test_crossovers(void)
     static const int plain[] = {GRADSYNC_ALGO_ONESHOT, GRADSYNC_ALGO_STAGED, 0};
     static const int wire[] = {GRADSYNC_ALGO_DOUBLING, GRADSYNC_ALGO_TREE, GRADSYNC_ALGO_PAIRWISE, 0};
 
-    for (int n = 2; n <= 64; n *= 2) {
-        crossovers("shareable memory", &shm, args_of(GRADSYNC_ALL_REDUCE, n, 0, 1, 1), reach);
-        crossovers("plain memory", &shm, args_of(GRADSYNC_ALL_REDUCE, n, 0, 1, 0), plain);
-    }
+    for (int n = 2; n <= 64; n *= 2)
+        for (int transfer = 0; transfer <= 20; transfer += 10) {
+            gsi_costs costs = shm;
+            char what[64];
+            costs.transfer_GBps = transfer;
+            snprintf(what, sizeof what, "shareable memory, %d GB/s between cores", transfer);
+            crossovers(what, &costs, args_of(GRADSYNC_ALL_REDUCE, n, 0, 1, 1), reach);
+            snprintf(what, sizeof what, "plain memory, %d GB/s between cores", transfer);
+            crossovers(what, &costs, args_of(GRADSYNC_ALL_REDUCE, n, 0, 1, 0), plain);
+        }
     for (int n = 16; n <= 64; n *= 2)
         crossovers("network", &net, args_of(GRADSYNC_ALL_REDUCE, n, 0, 0, 0), wire);
 }
