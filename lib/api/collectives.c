@@ -113,6 +113,8 @@ static int begin(gradsync_comm *comm, gsi_call *call, int dtype, int op, const g
         *request = NULL;
     if (!comm)
         return gsi_fail(GRADSYNC_ERR_INVALID, "the communicator is NULL");
+    if (gsi_engine_check_process(&comm->engine))
+        return GRADSYNC_ERR_INVALID;
     if (dtype < 0 || dtype >= GRADSYNC_DTYPE_COUNT || op < 0 || op >= GRADSYNC_OP_COUNT)
         return gsi_fail(GRADSYNC_ERR_INVALID, "dtype %d or op %d does not exist", dtype, op);
     call->dtype = (uint8_t)dtype;

@@ -76,7 +76,9 @@ int gradsync_comm_split(gradsync_comm *comm, int color, int key, const gradsync_
     if (!comm || !out)
         return gsi_fail(GRADSYNC_ERR_INVALID, "%s is NULL", comm ? "out" : "the communicator");
     *out = NULL;
-    int rc = check_config(config, &own);
+    int rc = gsi_engine_check_process(&comm->engine);
+    if (!rc)
+        rc = check_config(config, &own);
     if (rc)
         return rc;
     if (!own.timeout_ms)
@@ -90,8 +92,10 @@ int gradsync_comm_abort(gradsync_comm *comm, const char *reason)
 {
     if (!comm)
         return gsi_fail(GRADSYNC_ERR_INVALID, "the communicator is NULL");
-    gsi_engine_abort(&comm->engine, reason);
-    return 0;
+    int rc = gsi_engine_check_process(&comm->engine);
+    if (!rc)
+        gsi_engine_abort(&comm->engine, reason);
+    return rc;
 }
 
 int gradsync_comm_destroy(gradsync_comm *comm)

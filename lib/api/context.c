@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "api/check.h"
+#include "base/process.h"
 #include "comm/context.h"
 
 int gradsync_context_create(const gradsync_config *config, gradsync_context **out)
@@ -105,7 +106,8 @@ int gradsync_mem_deregister(gradsync_mem *mem)
         return gsi_fail(GRADSYNC_ERR_INVALID, "%s",
                         mem ? "memory from gradsync_mem_alloc ends with gradsync_mem_free" : "the memory is NULL");
     /* The pages first: if that fails the memory stays registered, though collectives take it for plain memory. */
-    int rc = gsi_register_begin_change(&mem->ctx->reg, &mem->memory);
+    int own = mem->ctx->process == gsi_process(); /* else a forked child's, which may not wait for a lock */
+    int rc = own ? gsi_register_begin_change(&mem->ctx->reg, &mem->memory) : 0;
     if (!rc && mem->memory.kind == GRADSYNC_MEM_REMAPPED)
         rc = gsi_host_unmap(&mem->memory);
     if (!rc)

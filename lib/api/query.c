@@ -34,6 +34,8 @@ int gradsync_comm_report(gradsync_comm *comm, gradsync_report *out)
 
     if (!comm)
         return null_comm();
+    if (gsi_engine_check_process(&comm->engine))
+        return GRADSYNC_ERR_INVALID;
     pthread_mutex_lock(&comm->engine.lock);
     int have = comm->engine.have_last;
     if (have)
@@ -110,6 +112,8 @@ int gradsync_comm_peer(gradsync_comm *comm, int rank, gradsync_peer_info *out)
         return null_comm();
     if (rank < 0 || rank >= comm->engine.n)
         return gsi_fail(GRADSYNC_ERR_INVALID, "%d is no rank of %d", rank, comm->engine.n);
+    if (gsi_engine_check_process(&comm->engine))
+        return GRADSYNC_ERR_INVALID;
     pthread_mutex_lock(&comm->engine.lock);
     comm->engine.ep->ops->peer_info(comm->engine.ep, rank, &info);
     pthread_mutex_unlock(&comm->engine.lock);
@@ -128,6 +132,8 @@ int gradsync_comm_counters(gradsync_comm *comm, gradsync_counters *out)
 {
     if (!comm)
         return null_comm();
+    if (gsi_engine_check_process(&comm->engine))
+        return GRADSYNC_ERR_INVALID;
     pthread_mutex_lock(&comm->engine.lock);
     gradsync_counters counters = comm->engine.counters;
     comm->engine.ep->ops->counters(comm->engine.ep, &counters);

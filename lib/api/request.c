@@ -15,12 +15,18 @@ static int null_request(void)
 
 int gradsync_test(gradsync_request *request)
 {
-    return request ? gsi_engine_test(op_of(request)) : null_request();
+    if (!request)
+        return null_request();
+    int rc = gsi_engine_check_process(op_of(request)->engine);
+    return rc ? rc : gsi_engine_test(op_of(request));
 }
 
 int gradsync_wait(gradsync_request *request)
 {
-    return request ? gsi_engine_wait(op_of(request)) : null_request();
+    if (!request)
+        return null_request();
+    int rc = gsi_engine_check_process(op_of(request)->engine);
+    return rc ? rc : gsi_engine_wait(op_of(request));
 }
 
 int gradsync_wait_all(gradsync_request **requests, size_t n)
@@ -42,7 +48,10 @@ int gradsync_wait_all(gradsync_request **requests, size_t n)
 
 int gradsync_request_fd(gradsync_request *request)
 {
-    return request ? gsi_engine_fd(op_of(request)) : null_request();
+    if (!request)
+        return null_request();
+    int rc = gsi_engine_check_process(op_of(request)->engine);
+    return rc ? rc : gsi_engine_fd(op_of(request));
 }
 
 int gradsync_request_free(gradsync_request *request)

@@ -2,6 +2,7 @@
 /* Making, splitting and ending communicators. */
 #include "comm/comm.h"
 
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,6 +11,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/process.h"
 #include "comm/exchange.h"
 
 /* ---- Making ------------------------------------------------------------------- */
@@ -23,7 +25,7 @@ static const char *last_message(gradsync_error_info *info)
 
 /* Round 1: everyone learns who and where everyone is. A rank that already failed says so. */
 static int exchange_addresses(gsi_address *all, int rank, int n, int algo, int strict, int status,
-                              const gsi_shm_address *shm, gradsync_allgather_fn allgather, void *arg)
+                              const gsi_shm_address *shm, gradsync_allgather_fn allgather, void *arg, int *exchanged)
 {
     gradsync_error_info info;
     gsi_address own;
@@ -41,17 +43,16 @@ static int exchange_addresses(gsi_address *all, int rank, int n, int algo, int s
     if (status)
         snprintf(own.error, sizeof own.error, "%.199s", last_message(&info));
     int rc = gsi_exchange(allgather, arg, &own, all, sizeof own);
+    *exchanged = !rc;
     return rc ? rc : gsi_addresses_check(all, rank, n);
 }
 
 /* Round 2: either all have made it or none has. */
-static int exchange_outcomes(int rc, int rank, int n, gradsync_allgather_fn allgather, void *arg)
+static int exchange_outcomes(gsi_outcome *all, int rc, int rank, int n, gradsync_allgather_fn allgather, void *arg)
 {
     gradsync_error_info info;
-    gsi_outcome own = {rc, ""}, *all = gsi_calloc((size_t)n, sizeof *all);
+    gsi_outcome own = {rc, ""};
 
-    if (!all)
-        return rc ? rc : gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for %d ranks", n);
     last_message(&info);
     if (rc)
         snprintf(own.error, sizeof own.error, "%.199s", info.message);
@@ -60,24 +61,26 @@ static int exchange_outcomes(int rc, int rank, int n, gradsync_allgather_fn allg
         gsi_fail_info(&info);
     else
         rc = exchanged ? exchanged : gsi_outcomes_check(all, rank, n);
-    free(all);
     return rc;
 }
 
-static int make_endpoint(gradsync_context *ctx, int rank, int n, int algo, gradsync_allgather_fn allgather, void *arg,
-                         int64_t deadline_ns, gsi_endpoint **out, int *strict)
+/* A rank that has failed before (rc) takes part all the same: the others would wait for it. Only one without memory
+ * for what they say cannot, nor one whose exchange fails. */
+static int make_endpoint(gradsync_context *ctx, int rc, int rank, int n, int algo, gradsync_allgather_fn allgather,
+                         void *arg, int64_t deadline_ns, gsi_endpoint **out, int *strict)
 {
-    gsi_shm_address shm;
-    int listen_fd = -1, rc = shm_listen(&listen_fd, &shm), exchanged;
+    gsi_shm_address shm = {0};
+    int listen_fd = -1, exchanged = 0;
+    if (!rc)
+        rc = shm_listen(&listen_fd, &shm);
     gsi_address *all = gsi_calloc((size_t)n, sizeof *all);
     gsi_shm_peer *peers = gsi_calloc((size_t)n, sizeof *peers);
+    gsi_outcome *outcomes = gsi_calloc((size_t)n, sizeof *outcomes);
 
-    /* Even a rank without memory takes part, or the others would wait for it; only then it cannot. */
-    if (!all || !peers)
+    if (!all || !peers || !outcomes)
         rc = gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for %d ranks", n);
     else
-        rc = exchange_addresses(all, rank, n, algo, ctx->strict, rc, &shm, allgather, arg);
-    exchanged = all && peers;
+        rc = exchange_addresses(all, rank, n, algo, ctx->strict, rc, &shm, allgather, arg, &exchanged);
     for (int r = 0; !rc && r < n; r++) {
         peers[r] = all[r].shm;
         *strict |= all[r].strict != 0; /* all must act alike */
@@ -92,7 +95,8 @@ static int make_endpoint(gradsync_context *ctx, int rank, int n, int algo, grads
     free(peers);
     int made = !rc;
     if (exchanged)
-        rc = exchange_outcomes(rc, rank, n, allgather, arg);
+        rc = exchange_outcomes(outcomes, rc, rank, n, allgather, arg);
+    free(outcomes);
     if (rc && made)
         (*out)->ops->destroy(*out);
     return rc;
@@ -114,6 +118,11 @@ static int algo_from_env(int *algo)
                     name);
 }
 
+static void free_comm(gsi_engine *engine)
+{
+    free((char *)engine - offsetof(gradsync_comm, engine));
+}
+
 static void enlist(gradsync_comm *comm)
 {
     pthread_mutex_lock(&comm->ctx->lock);
@@ -128,16 +137,15 @@ int gsi_comm_create(gradsync_context *ctx, int rank, int n, gradsync_allgather_f
     int64_t start = gsi_now_ns();
     gsi_endpoint *ep = NULL;
     int strict = 0, algo = config->algo, rc = algo ? 0 : algo_from_env(&algo);
-    gradsync_comm *comm = rc ? NULL : gsi_calloc(1, sizeof *comm);
+    gradsync_comm *comm = gsi_calloc(1, sizeof *comm);
 
-    if (!rc && !comm)
-        rc = gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for a communicator");
-    if (rc)
-        return rc;
+    if (!comm)
+        return gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for a communicator");
     comm->ctx = ctx;
+    comm->engine.gone = free_comm;
     comm->timeout_ms = config->timeout_ms > 0 ? config->timeout_ms : ctx->timeout_ms;
     snprintf(comm->transport, sizeof comm->transport, "%s", n > 1 ? "shm" : "self");
-    rc = make_endpoint(ctx, rank, n, algo, allgather, arg, gsi_deadline_ns(start, comm->timeout_ms), &ep, &strict);
+    rc = make_endpoint(ctx, rc, rank, n, algo, allgather, arg, gsi_deadline_ns(start, comm->timeout_ms), &ep, &strict);
     if (rc) {
         free(comm);
         return rc;
@@ -150,7 +158,6 @@ int gsi_comm_create(gradsync_context *ctx, int rank, int n, gradsync_allgather_f
         rc = gsi_comm_calibrate(comm);
     if (rc) {
         gsi_engine_free(&comm->engine);
-        free(comm);
         return rc;
     }
     enlist(comm);
@@ -164,16 +171,18 @@ int gsi_comm_create(gradsync_context *ctx, int rank, int n, gradsync_allgather_f
 void gsi_comm_destroy(gradsync_comm *comm)
 {
     gradsync_context *ctx = comm->ctx;
+    int own = ctx->process == gsi_process(); /* in a forked child nobody unlocks what was locked at the fork */
 
-    pthread_mutex_lock(&ctx->lock);
+    if (own)
+        pthread_mutex_lock(&ctx->lock);
     for (gradsync_comm **at = &ctx->comms; *at; at = &(*at)->next)
         if (*at == comm) {
             *at = comm->next;
             break;
         }
-    pthread_mutex_unlock(&ctx->lock);
+    if (own)
+        pthread_mutex_unlock(&ctx->lock);
     gsi_engine_free(&comm->engine);
-    free(comm);
 }
 
 /* ---- Splitting ----------------------------------------------------------------- */
@@ -258,15 +267,22 @@ int gsi_comm_split(gradsync_comm *parent, int color, int key, const gradsync_com
     split_exchange x = {.parent = parent, .members = gsi_calloc((size_t)n, sizeof *x.members)};
 
     *out = NULL;
-    rc = votes && x.members ? gather_over(parent, &vote, votes, sizeof vote)
-                            : gsi_fail(GRADSYNC_ERR_NOMEM, "no memory to split a communicator of %d ranks", n);
-    if (!rc && color >= 0) {
+    if (!votes || !x.members) {
+        free(votes);
+        free(x.members);
+        /* The others would wait for this rank's vote. */
+        gsi_engine_abort(&parent->engine, "no memory to split the communicator");
+        return gsi_fail(GRADSYNC_ERR_NOMEM, "no memory to split a communicator of %d ranks", n);
+    }
+    rc = gather_over(parent, &vote, votes, sizeof vote);
+    int voted = !rc;
+    if (voted && color >= 0) {
         int own = find_members(votes, n, rank, &x);
         rc = gsi_comm_create(parent->ctx, own, x.count, split_allgather, &x, config, out);
     }
     gradsync_error_info info = GRADSYNC_ERROR_INFO_INIT;
     gradsync_last_error(&info);
-    int skipped = votes && x.members ? skip_rounds(&x) : 0;
+    int skipped = voted ? skip_rounds(&x) : 0;
     if (rc)
         gsi_fail_info(&info);
     else if (skipped) {

@@ -8,6 +8,7 @@
 #include "base/alloc.h"
 #include "base/cpu.h"
 #include "base/error.h"
+#include "base/process.h"
 #include "comm/comm.h"
 #include "reduce/reduce.h"
 
@@ -58,6 +59,8 @@ int gsi_context_create(const gradsync_config *config, gradsync_context **out)
     if (!ctx)
         return gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for a context");
     gsi_ticks_start();
+    gsi_process_start();
+    ctx->process = gsi_process();
     gsi_log_init(&ctx->log, config);
     check_tier(&ctx->log);
     ctx->timeout_ms = config->timeout_ms > 0 ? config->timeout_ms : timeout_ms;
@@ -81,13 +84,20 @@ int gsi_context_create(const gradsync_config *config, gradsync_context **out)
     return 0;
 }
 
+static int is_own(const gradsync_context *ctx)
+{
+    return ctx->process == gsi_process();
+}
+
 int gsi_context_destroy(gradsync_context *ctx)
 {
-    pthread_mutex_lock(&ctx->lock);
+    if (is_own(ctx))
+        pthread_mutex_lock(&ctx->lock);
     int comms = 0, mems = ctx->nmems;
     for (const gradsync_comm *c = ctx->comms; c; c = c->next)
         comms++;
-    pthread_mutex_unlock(&ctx->lock);
+    if (is_own(ctx))
+        pthread_mutex_unlock(&ctx->lock);
     if (comms || mems)
         return gsi_fail(GRADSYNC_ERR_INVALID,
                         "the context still has %d communicators and %d pieces of memory; end those first", comms, mems);
@@ -123,6 +133,10 @@ int gsi_context_add_memory(gradsync_context *ctx, const gsi_memory *memory, grad
 int gsi_context_remove_memory(gradsync_mem *mem)
 {
     gradsync_context *ctx = mem->ctx;
+    if (!is_own(ctx)) { /* the peers talk to the parent, which still has it */
+        ctx->nmems--;
+        return 0;
+    }
     int rc = gsi_register_remove(&ctx->reg, &mem->memory);
     if (rc)
         return rc;

@@ -7,6 +7,8 @@
 
 struct gradsync_context {
     gsi_log log;
+    uint32_t
+        process; /* gsi_process() of who made it: in a forked child locks may be held by threads that are not there */
     int64_t timeout_ms;
     int progress, strict;
     char *transport; /* "auto" or "shm" */

@@ -41,13 +41,16 @@ int gsi_exchange(gradsync_allgather_fn allgather, void *arg, const void *send, v
         memcpy(recv, send, bytes);
         return 0;
     }
+    /* The built-in exchanges say why they fail; an older error must not be taken for it. */
+    gradsync_error_info before = GRADSYNC_ERROR_INFO_INIT, none = GRADSYNC_ERROR_INFO_INIT;
+    gradsync_last_error(&before);
+    gsi_fail_info(&none);
     int rc = allgather(arg, send, recv, bytes);
+    if (rc < 0 && gradsync_last_error(NULL) == rc)
+        return rc;
+    gsi_fail_info(&before);
     if (!rc)
         return 0;
-    /* The built-in exchanges have said why. */
-    gradsync_error_info info = GRADSYNC_ERROR_INFO_INIT;
-    if (rc < 0 && gradsync_last_error(&info) == rc)
-        return rc;
     return gsi_fail(GRADSYNC_ERR_SYSTEM, "the out-of-band all-gather callback failed with %d; see its own messages",
                     rc);
 }

@@ -14,6 +14,7 @@
 #include "base/cpu.h"
 #include "base/error.h"
 #include "base/futex.h"
+#include "base/process.h"
 
 /* ---- Making and ending ------------------------------------------------------- */
 
@@ -84,6 +85,8 @@ int gsi_engine_init(gsi_engine *e, gsi_endpoint *ep, gsi_register *reg, const gs
     e->log = log;
     e->rank = ep->rank;
     e->n = ep->n;
+    e->process = gsi_process();
+    e->holders = 1;
     set_patience(e);
     e->nt_bytes = nt_bytes();
     for (uint32_t i = 0; i < ep->lanes; i++)
@@ -91,12 +94,29 @@ int gsi_engine_init(gsi_engine *e, gsi_endpoint *ep, gsi_register *reg, const gs
     return failed ? gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for an engine of %d ranks", e->n) : 0;
 }
 
-void gsi_engine_free(gsi_engine *e)
+static void let_go(gsi_engine *e)
+{
+    if (atomic_fetch_sub(&e->holders, 1) != 1)
+        return;
+    pthread_mutex_destroy(&e->lock);
+    pthread_mutex_destroy(&e->queue_lock);
+    e->gone(e);
+}
+
+int gsi_engine_check_process(const gsi_engine *e)
+{
+    return e->process == gsi_process()
+               ? 0
+               : gsi_fail(GRADSYNC_ERR_INVALID, "this is a forked child, and the communicator is its parent's; make a "
+                                                "context and a communicator of its own here");
+}
+
+static void end_all(gsi_engine *e)
 {
     pthread_mutex_lock(&e->lock);
     gsi_failure ended = {GRADSYNC_ERR_BROKEN, e->rank, e->rank, "the communicator was destroyed"};
-    if (e->ep)
-        gsi_engine_break(e, &ended, 0, -1);
+    gsi_engine_break(e, &ended, 0, -1);
+    gsi_engine_fail_queued(e); /* what came after an earlier failure */
     pthread_mutex_unlock(&e->lock);
     if (e->thread_started) {
         atomic_store(&e->stop, 1);
@@ -105,13 +125,19 @@ void gsi_engine_free(gsi_engine *e)
         e->ep->ops->wake(e->ep);
         pthread_join(e->thread, NULL);
     }
+}
+
+void gsi_engine_free(gsi_engine *e)
+{
+    /* In a forked child the locks may be held by threads that it has not. */
+    if (e->process == gsi_process())
+        end_all(e);
     gsi_engine_free_plans(e);
     for (uint32_t i = 0; i < GSI_MAX_LANES; i++)
         free_lane(&e->lanes[i]);
-    if (e->ep)
-        e->ep->ops->destroy(e->ep);
-    pthread_mutex_destroy(&e->lock);
-    pthread_mutex_destroy(&e->queue_lock);
+    e->ep->ops->destroy(e->ep);
+    e->ep = NULL;
+    let_go(e);
 }
 
 /* ---- Running ------------------------------------------------------------------- */
@@ -147,7 +173,7 @@ static void enqueue(gsi_engine *e, gsi_op *op)
     else
         e->head = op;
     e->tail = op;
-    atomic_fetch_add_explicit(&e->queued, 1, memory_order_release);
+    atomic_fetch_add(&e->queued, 1); /* before who sleeps is looked at: see gsi_engine_post */
     pthread_mutex_unlock(&e->queue_lock);
 }
 
@@ -268,6 +294,7 @@ int gsi_engine_post(gsi_engine *e, const gsi_call *call, gsi_op **out)
         free(op);
         return broken(e);
     }
+    atomic_fetch_add(&e->holders, 1);
     atomic_fetch_add(&e->outstanding, 1);
     enqueue(e, op);
     *out = op;
@@ -299,8 +326,10 @@ int gsi_engine_test(gsi_op *op)
         if (!e->thread_started) {
             /* Nobody else would notice a lost peer or a deadline. */
             int64_t now = gsi_now_ns();
-            if (now >= op->deadline_ns)
+            if (now >= op->deadline_ns || now - e->tested_ns > 100000000) {
+                e->tested_ns = now;
                 gsi_engine_look_for_trouble(e);
+            }
         }
         pthread_mutex_unlock(&e->lock);
     }
@@ -352,19 +381,22 @@ int gsi_engine_fd(gsi_op *op)
     return err ? gsi_fail_errno(err, "cannot make a file descriptor for a request") : fd;
 }
 
-/* Once it is done, nobody else looks at an op, and its engine may be gone. */
+/* Once it is done, nobody else looks at an op. */
 static void free_done(gsi_op *op)
 {
+    gsi_engine *e = op->engine;
     if (op->fd >= 0)
         close(op->fd);
     free(op);
+    let_go(e);
 }
 
 void gsi_engine_release(gsi_op *op)
 {
     gsi_engine *e = op->engine;
 
-    if (atomic_load_explicit(&op->done, memory_order_acquire)) {
+    /* In a forked child nobody else is there. */
+    if (atomic_load_explicit(&op->done, memory_order_acquire) || e->process != gsi_process()) {
         free_done(op);
         return;
     }

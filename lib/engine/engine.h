@@ -71,6 +71,7 @@ typedef struct gsi_engine {
     gsi_register *reg;
     const gsi_log *log;
     int rank, n;
+    uint32_t process; /* gsi_process() of who made it */
     int default_algo;
     uint64_t spin_ticks, yield_ticks; /* of a wait, before it yields, and before it sleeps */
     int strict, told_of_staging;
@@ -104,12 +105,21 @@ typedef struct gsi_engine {
     gradsync_counters counters;
     gsi_op last; /* the last collective that ended, for its report: pointers in it are void */
     int have_last;
+    int64_t tested_ns; /* when gsi_engine_test() last looked for trouble */
+
+    /* Requests outlive the communicator, and ask the engine for their reports: the communicator and each of them
+     * hold it. */
+    _Atomic uint32_t holders;
+    void (*gone)(struct gsi_engine *e); /* the last one let go: frees what the engine is a part of */
 } gsi_engine;
 
 /* Takes the endpoint over. Errors: NOMEM. */
 int gsi_engine_init(gsi_engine *e, gsi_endpoint *ep, gsi_register *reg, const gsi_log *log);
-/* Ends everything in flight with BROKEN, joins the thread, destroys the endpoint. */
+/* Ends everything in flight with BROKEN, joins the thread, destroys the endpoint, and lets go of the engine: calls
+ * gone() now, or when the last request is freed. In a forked child it only frees. */
 void gsi_engine_free(gsi_engine *e);
+/* In a forked child nothing of the engine can be used: INVALID. Else 0. */
+int gsi_engine_check_process(const gsi_engine *e);
 
 /* Runs a collective to its end. */
 int gsi_engine_run(gsi_engine *e, const gsi_call *call);

@@ -2,6 +2,7 @@
 /* How collectives end: well, mismatched, late, or with a lost rank. */
 #include "engine/engine.h"
 
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -9,7 +10,6 @@
 
 #include "base/cpu.h"
 #include "base/error.h"
-#include "base/futex.h"
 
 /* ---- Mismatch --------------------------------------------------------------- */
 
@@ -92,6 +92,15 @@ int gsi_engine_compare(gsi_engine *e, gsi_op *op)
 
 /* ---- The end of an op ---------------------------------------------------------- */
 
+/* Publishes a failure and gives back the one that counts: the first. A rank that is just writing one down is given a
+ * moment; one that was stopped or died over it is not waited for. */
+static void publish(gsi_engine *e, gsi_failure *failure)
+{
+    e->ep->ops->fail(e->ep, failure);
+    for (int i = 0; i < 100 && !e->ep->ops->failure(e->ep, failure); i++)
+        sched_yield();
+}
+
 /* Field by field: an op is long, and most of it is of no interest here. */
 static void note_end(gsi_engine *e, const gsi_op *op)
 {
@@ -111,7 +120,8 @@ static void note_end(gsi_engine *e, const gsi_op *op)
     e->counters.operations++;
     e->counters.bytes += op->bytes;
     e->counters.by_algo[op->algo]++;
-    e->counters.wait_ns += (uint64_t)((op->measured_us - gsi_ticks_us(op->work_ticks)) * 1000);
+    double wait_us = op->measured_us - gsi_ticks_us(op->work_ticks);
+    e->counters.wait_ns += wait_us > 0 ? (uint64_t)(wait_us * 1000) : 0; /* the length of a tick is a measured one */
 }
 
 /* Tells whoever waits for a posted op; it may be freed by another thread right after. */
@@ -126,13 +136,13 @@ static void tell(gsi_engine *e, gsi_op *op)
         }
     }
     atomic_store_explicit(&op->done, 1, memory_order_release);
-    gsi_futex_wake_all(&op->done);
     pthread_mutex_unlock(&e->queue_lock);
     atomic_fetch_sub(&e->outstanding, 1);
     if (detached) {
         if (fd >= 0)
             close(fd);
         free(op);
+        atomic_fetch_sub(&e->holders, 1); /* never the last: the engine is at work */
     }
 }
 
@@ -171,8 +181,7 @@ void gsi_engine_finish(gsi_engine *e, gsi_op *op, int result)
         gradsync_error_info info = GRADSYNC_ERROR_INFO_INIT;
         gradsync_last_error(&info);
         snprintf(failure.text, sizeof failure.text, "rank %d failed: %.180s", e->rank, info.message);
-        e->ep->ops->fail(e->ep, &failure);
-        e->ep->ops->failure(e->ep, &failure);
+        publish(e, &failure);
         gsi_engine_break(e, &failure, op->number, -1);
         return;
     }
@@ -279,9 +288,8 @@ static void time_out(gsi_engine *e, const gsi_op *op)
         snprintf(failure.text, sizeof failure.text,
                  "rank %d waited %.1f s in vain for the other ranks to finish earlier collectives than %llu", e->rank,
                  (double)op->call.timeout_ms / 1000, (unsigned long long)number);
-    e->ep->ops->fail(e->ep, &failure);
-    if (e->ep->ops->failure(e->ep, &failure))
-        gsi_engine_break(e, &failure, number, step);
+    publish(e, &failure);
+    gsi_engine_break(e, &failure, number, step);
 }
 
 void gsi_engine_look_for_trouble(gsi_engine *e)
@@ -300,9 +308,7 @@ void gsi_engine_look_for_trouble(gsi_engine *e)
         failure.code = GRADSYNC_ERR_PEER_LOST;
         failure.by = e->rank;
         failure.peer = peer;
-        e->ep->ops->fail(e->ep, &failure);
-        /* The first failure that was published counts for all; a claim whose claimer died first is never published. */
-        e->ep->ops->failure(e->ep, &failure);
+        publish(e, &failure);
         const gsi_op *oldest = e->lanes[(e->done + 1) % e->ep->lanes].op;
         gsi_engine_break(e, &failure, oldest ? oldest->number : 0, -1);
         return;

@@ -12,6 +12,11 @@ static void explain_choice(const gsi_engine *e, const gsi_op *op, char *text, si
     gsi_choice choice;
     int plain = op->algo == GRADSYNC_ALGO_ONESHOT || op->algo == GRADSYNC_ALGO_STAGED;
 
+    if (!e->ep) {
+        snprintf(text, room, "%s: its communicator has been destroyed, and the reason with it",
+                 gradsync_algo_name(op->algo));
+        return;
+    }
     if (op->call.algo || e->default_algo) {
         snprintf(text, room, "%s: asked for by the %s", gradsync_algo_name(op->algo),
                  op->call.algo ? "call" : "communicator");

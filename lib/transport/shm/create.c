@@ -12,6 +12,7 @@
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/process.h"
 
 void shm_free(shm_endpoint *ep)
 {
@@ -191,7 +192,7 @@ int gsi_shm_create(int listen_fd, int rank, int n, const gsi_shm_peer *peers, in
                               .local_rank = rank,
                               .local_ranks = n,
                               .log = log};
-    ep->owner = getpid();
+    ep->process = gsi_process();
     shm_layout_of(n, &ep->layout);
     ep->peers = gsi_calloc((size_t)n, sizeof *ep->peers);
     ep->watch = gsi_calloc((size_t)n, sizeof *ep->watch);

@@ -10,6 +10,7 @@
 
 #include "base/error.h"
 #include "base/futex.h"
+#include "base/process.h"
 
 static uint32_t lane_of(uint64_t seq)
 {
@@ -322,7 +323,7 @@ static void shm_counters(gsi_endpoint *base, gradsync_counters *out)
 static void shm_destroy(gsi_endpoint *base)
 {
     shm_endpoint *ep = shm_of(base);
-    if (ep->owner == getpid()) {
+    if (ep->process == gsi_process()) {
         atomic_store(&ep->controls[base->rank].state, SHM_LEFT);
         shm_wake_sleepers(ep, -1);
     }
