@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* gradsync-perf: measures and verifies collectives. See gradsync-perf(1). */
 #include <limits.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -32,12 +33,23 @@ static void catch_signals(void)
     sigaction(SIGTERM, &action, NULL);
 }
 
+/* As mpirun does: with a CPU for every rank each has its own, or the scheduler may let two share one for a while. */
+static int has_cpu_each(int ranks)
+{
+    cpu_set_t cpus;
+    return sched_getaffinity(0, sizeof cpus, &cpus) == 0 && CPU_COUNT(&cpus) >= ranks;
+}
+
 /* Starts this program again, options->ranks times, with the environment of gradsync-run. */
 static int start_ranks(const perf_options *o, int argc, char **argv)
 {
     static char self[PATH_MAX];
-    launch_config c = {
-        .name = PERF_NAME, .ranks = o->ranks, .output = LAUNCH_OUTPUT_RAW, .stdin_rank = -1, .grace_s = 10};
+    launch_config c = {.name = PERF_NAME,
+                       .ranks = o->ranks,
+                       .output = LAUNCH_OUTPUT_RAW,
+                       .stdin_rank = -1,
+                       .grace_s = 10,
+                       .bind_core = has_cpu_each(o->ranks)};
     perf_files files;
 
     /* Rank 0 will open them; what is wrong with them is known sooner here. */

@@ -13,7 +13,7 @@ static const char help[] =
     "N local ranks; else there is one rank.\n"
     "\n"
     "What to run\n"
-    "      --ranks N             start N local ranks\n"
+    "      --ranks N             start N local ranks, each on a CPU of its own if there are enough\n"
     "      --coll NAME           all_reduce (default), reduce_scatter, all_gather, broadcast,\n"
     "                            reduce, barrier\n"
     "  -b, --minbytes SIZE       smallest size (default 32M); K, M, G are binary\n"
