@@ -160,19 +160,56 @@ static void prepare(gsi_engine *e, const gsi_call *call, gsi_op *op, gradsync_er
     op->fd = -1;
     op->state = GSI_OP_QUEUED;
     op->start_ticks = gsi_ticks();
-    op->deadline_ns = 0;
 }
 
-static void enqueue(gsi_engine *e, gsi_op *op)
+/* Users count their own collectives, from 1. */
+static void number(gsi_engine *e, gsi_op *op)
 {
-    pthread_mutex_lock(&e->queue_lock);
     op->seq = ++e->last_seq;
     op->number = op->call.tag ? 0 : ++e->last_number;
+}
+
+static void append(gsi_engine *e, gsi_op *op)
+{
     if (e->tail)
         e->tail->next = op;
     else
         e->head = op;
     e->tail = op;
+    atomic_fetch_add(&e->queued, 1); /* seq_cst: before who sleeps is looked at, see gsi_engine_post */
+}
+
+static void enqueue(gsi_engine *e, gsi_op *op)
+{
+    pthread_mutex_lock(&e->queue_lock);
+    number(e, op);
+    append(e, op);
+    pthread_mutex_unlock(&e->queue_lock);
+}
+
+/* A blocking collective with nothing before it enters at once; lock is held, so nothing can overtake it. */
+static void enter_or_enqueue(gsi_engine *e, gsi_op *op)
+{
+    if (!e->posted) { /* nobody but holders of lock has used the queue so far */
+        number(e, op);
+        if (gsi_engine_start(e, op))
+            return;
+        append(e, op);
+        return;
+    }
+    pthread_mutex_lock(&e->queue_lock);
+    int first = !e->head;
+    number(e, op);
+    if (!first)
+        append(e, op);
+    pthread_mutex_unlock(&e->queue_lock);
+    if (!first || gsi_engine_start(e, op))
+        return;
+    pthread_mutex_lock(&e->queue_lock); /* before what has been posted since */
+    op->next = e->head;
+    e->head = op;
+    if (!e->tail)
+        e->tail = op;
     atomic_fetch_add(&e->queued, 1); /* before who sleeps is looked at: see gsi_engine_post */
     pthread_mutex_unlock(&e->queue_lock);
 }
@@ -197,11 +234,24 @@ static void stop_driving(gsi_engine *e)
         ring_thread(e);
 }
 
+/* The first moments of a small collective, without all that a round of progress looks at. */
+static void look_closely(gsi_engine *e, gsi_op *op)
+{
+    if (!e->spin_ticks || op->state != GSI_OP_ENTERED)
+        return;
+    for (int i = 0; i < 32 && !e->ep->ops->entered(e->ep, op->seq, &op->entered_next); i++) {
+        if (i == 0)
+            e->ep->ops->announce(e->ep);
+        gsi_pause();
+    }
+}
+
 /* Drives until *op is done; lock is held. */
 static void drive(gsi_engine *e, gsi_op *op)
 {
     gsi_backoff backoff = {0};
 
+    look_closely(e, op);
     while (op->state != GSI_OP_DONE) {
         if (gsi_engine_progress(e))
             backoff.since = 0;
@@ -221,12 +271,14 @@ int gsi_engine_run(gsi_engine *e, const gsi_call *call)
         pthread_mutex_unlock(&e->lock);
         return broken(e);
     }
-    op.deadline_ns = gsi_deadline_ns(gsi_now_ns(), call->timeout_ms);
-    start_driving(e);
-    enqueue(e, &op);
+    int threaded = atomic_load_explicit(&e->thread_started, memory_order_relaxed);
+    if (threaded)
+        start_driving(e);
+    enter_or_enqueue(e, &op);
     drive(e, &op);
     pthread_mutex_unlock(&e->lock);
-    stop_driving(e);
+    if (threaded)
+        stop_driving(e);
     return op.result ? gsi_fail_info(&error) : 0;
 }
 
@@ -274,21 +326,21 @@ static int start_thread(gsi_engine *e)
 
 int gsi_engine_post(gsi_engine *e, const gsi_call *call, gsi_op **out)
 {
-    gsi_op *op = gsi_calloc(1, sizeof *op);
+    gsi_op *op = gsi_calloc(1, sizeof *op + sizeof(gradsync_error_info));
 
     if (!op)
         return gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for a request");
-    if (!e->thread_started && e->n > 1) {
+    if (!e->posted) {
         pthread_mutex_lock(&e->lock);
-        int rc = start_thread(e);
+        int rc = e->n > 1 ? start_thread(e) : 0;
+        e->posted = !rc; /* with lock held: from now on the queue has users without it */
         pthread_mutex_unlock(&e->lock);
         if (rc) {
             free(op);
             return rc;
         }
     }
-    prepare(e, call, op, &op->posted_error);
-    op->deadline_ns = gsi_deadline_ns(gsi_now_ns(), call->timeout_ms);
+    prepare(e, call, op, (gradsync_error_info *)(op + 1));
     op->posted = 1;
     if (e->broken) {
         free(op);
@@ -326,7 +378,7 @@ int gsi_engine_test(gsi_op *op)
         if (!e->thread_started) {
             /* Nobody else would notice a lost peer or a deadline. */
             int64_t now = gsi_now_ns();
-            if (now >= op->deadline_ns || now - e->tested_ns > 100000000) {
+            if (gsi_op_is_late(op) || now - e->tested_ns > 100000000) {
                 e->tested_ns = now;
                 gsi_engine_look_for_trouble(e);
             }

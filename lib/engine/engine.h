@@ -97,6 +97,7 @@ typedef struct gsi_engine {
 
     int progress; /* enum gradsync_progress */
     _Atomic int thread_started;
+    _Atomic int posted; /* 1 once anything was posted: set with lock held */
     pthread_t thread;
     _Atomic uint32_t work;      /* a futex: rung when the thread should look again */
     _Atomic int parked, asleep; /* the thread waits for work; threads that are in, or on the way to, a sleep */
@@ -156,7 +157,8 @@ int gsi_engine_waits_for(const gsi_engine *e, const gsi_lane *lane, int *step);
 
 /* progress.c: starts and steps what it can; 1 if anything moved. lock is held. */
 int gsi_engine_progress(gsi_engine *e);
-void gsi_engine_start_now(gsi_engine *e, gsi_op *op);
+/* Enters a collective whose turn it is: 1, or 0 if its lane or its memory is not ready. lock is held. */
+int gsi_engine_start(gsi_engine *e, gsi_op *op);
 
 /* fail.c */
 /* Everything in flight and queued ends with the failure; the communicator is broken. lock is held. */

@@ -247,17 +247,17 @@ void gsi_engine_break(gsi_engine *e, const gsi_failure *failure, uint64_t seq, i
 /* ---- Trouble ------------------------------------------------------------------- */
 
 /* The op whose deadline has passed, in flight or queued; NULL. */
-static gsi_op *find_late(gsi_engine *e, int64_t now)
+static gsi_op *find_late(gsi_engine *e)
 {
     for (uint64_t seq = e->done + 1; seq <= e->newest; seq++) {
         gsi_op *op = e->lanes[seq % e->ep->lanes].op;
-        if (op && now >= op->deadline_ns)
+        if (op && gsi_op_is_late(op))
             return op;
     }
     gsi_op *late = NULL;
     pthread_mutex_lock(&e->queue_lock);
     for (gsi_op *op = e->head; op && !late; op = op->next)
-        if (now >= op->deadline_ns)
+        if (gsi_op_is_late(op))
             late = op;
     pthread_mutex_unlock(&e->queue_lock);
     return late;
@@ -313,8 +313,7 @@ void gsi_engine_look_for_trouble(gsi_engine *e)
         gsi_engine_break(e, &failure, oldest ? oldest->number : 0, -1);
         return;
     }
-    int64_t now = gsi_now_ns();
-    gsi_op *late = find_late(e, now);
+    gsi_op *late = find_late(e);
     if (late)
         time_out(e, late);
 }

@@ -5,6 +5,7 @@
 
 #include <stdatomic.h>
 
+#include "base/cpu.h"
 #include "plan/plan.h"
 #include "transport/transport.h"
 
@@ -40,7 +41,6 @@ typedef struct gsi_op {
     uint64_t seq;    /* its place among all collectives of the communicator, from 1 */
     uint64_t number; /* the same, as users count: the library's own have none, 0 */
     uint64_t bytes;  /* count * esize */
-    int64_t deadline_ns;
     uint64_t start_ticks, work_ticks;
     struct gsi_op *next;                /* in the queue */
     const struct gsi_plan_entry *entry; /* the plan that runs */
@@ -56,8 +56,14 @@ typedef struct gsi_op {
     struct gsi_engine *engine;
     _Atomic uint32_t done;        /* a futex: 1 when result and error are there */
     int32_t posted, detached, fd; /* under the queue's lock */
-    gradsync_error_info *error;   /* filled if result < 0 */
-    gradsync_error_info posted_error;
+    gradsync_error_info *error;   /* filled if result < 0; of posted ops right behind the op */
 } gsi_op;
+
+/* Whether the op's deadline has passed. Told from ticks, since reading the clock costs as much as a small collective.
+ */
+static inline int gsi_op_is_late(const gsi_op *op)
+{
+    return gsi_ticks_us(gsi_ticks() - op->start_ticks) >= (double)op->call.timeout_ms * 1000;
+}
 
 #endif

@@ -92,8 +92,7 @@ static int describe_memory(gsi_engine *e, gsi_op *op, gsi_header *header)
     return good && (op->send_mem || !uses_send(e, call)) && (op->recv_mem || !uses_recv(e, call));
 }
 
-/* 1 if the op has entered, 0 if it has to wait. */
-static int start(gsi_engine *e, gsi_op *op)
+int gsi_engine_start(gsi_engine *e, gsi_op *op)
 {
     const gsi_call *call = &op->call;
     const gsi_eager_limits *limits = &e->eager[call->coll];
@@ -429,7 +428,7 @@ int gsi_engine_progress(gsi_engine *e)
         pthread_mutex_lock(&e->queue_lock);
         gsi_op *op = e->head;
         pthread_mutex_unlock(&e->queue_lock);
-        if (!op || !start(e, op))
+        if (!op || !gsi_engine_start(e, op))
             break;
         pthread_mutex_lock(&e->queue_lock);
         e->head = op->next;
@@ -444,5 +443,6 @@ int gsi_engine_progress(gsi_engine *e)
         if (lane->op && lane->op->seq == seq)
             moved |= step(e, lane);
     }
+    e->ep->ops->announce(e->ep);
     return moved;
 }

@@ -162,6 +162,8 @@ static int do_step(gsi_engine *e, gsi_lane *lane, const gsi_step *step, int stre
         if (bytes > PIECE_BYTES)
             bytes = PIECE_BYTES;
         uint64_t start = bytes >= TIMED_BYTES ? gsi_ticks() : 0;
+        if (start)
+            e->ep->ops->announce(e->ep); /* whoever sleeps may as well work meanwhile */
         if (bytes)
             rc = step->kind == GSI_STEP_COPY ? do_copy(e, lane, step, state->moved, bytes)
                                              : do_reduce(e, lane, step, state->moved, bytes);

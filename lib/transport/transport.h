@@ -89,6 +89,10 @@ typedef struct gsi_endpoint_ops {
     /* The number up to which every rank has finished. */
     uint64_t (*done)(gsi_endpoint *ep);
 
+    /* Wakes the ranks that sleep and may wait for what enter(), signal_all() and finish() have told since the last
+     * call. Apart from those, so that a rank goes on to look for its peers' news while its own is on the way. */
+    void (*announce)(gsi_endpoint *ep);
+
     /* Scratch. A rank's own is writable by its peers' puts (and loads and stores). */
     void *(*stage)(gsi_endpoint *ep, int rank);
     /* Makes memory reachable for the peers, before a header names it. 0, or IN_PROGRESS: try again later. */

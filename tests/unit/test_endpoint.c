@@ -243,6 +243,7 @@ static void *sleeper(void *arg)
     /* Enters, then waits for the peer without a time limit: a lost wake-up hangs. */
     for (uint64_t seq = (1ull << 32) + 100; seq < (1ull << 32) + 2100; seq++, next = 0) {
         ep->ops->enter(ep, seq, &h, NULL, 0);
+        ep->ops->announce(ep);
         for (;;) {
             uint32_t ticket = ep->ops->sleep_begin(ep);
             int there = ep->ops->entered(ep, seq, &next);
@@ -253,6 +254,7 @@ static void *sleeper(void *arg)
                 break;
         }
         ep->ops->finish(ep, seq);
+        ep->ops->announce(ep);
         /* The lane is used again only when both are done with it. */
         for (;;) {
             uint32_t ticket = ep->ops->sleep_begin(ep);

@@ -46,6 +46,7 @@ typedef struct shm_endpoint {
     shm_grave *graves;
     size_t ngraves, graves_room;
     uint64_t entered, finished; /* seq, of this rank */
+    int unannounced;            /* flags have been stored since the last announce */
     uint32_t process;           /* gsi_process() of who made it: a forked child must not speak for its parent */
     int sleepers;               /* threads of this rank between sleep_begin and sleep_end; under the engine's lock */
     uint64_t sleeps;

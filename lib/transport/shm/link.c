@@ -17,7 +17,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 
-enum { HELLO_MAGIC = 0x67734c4b, SPARE_STRANGERS = 16, RETRY_MS = 5, PROBE_MS = 500 };
+enum { HELLO_MAGIC = 0x67734c4b, SPARE_STRANGERS = 16, RETRY_MS = 5 };
 
 typedef struct hello {
     uint32_t magic;
@@ -302,10 +302,16 @@ static int hear_peer(maker *m, int peer)
     return gsi_fail(GRADSYNC_ERR_PEER_LOST, "rank %d closed its link while the communicator was made", peer);
 }
 
+/* The more ranks, the fewer of them look whether others have given up. */
+static int probe_ms(const maker *m)
+{
+    return 100 + 4 * m->n;
+}
+
 static int make_round(maker *m, int *missing)
 {
     int64_t now = gsi_now_ns();
-    int probes = now - m->probed_ns > PROBE_MS * 1000000ll;
+    int probes = now - m->probed_ns > probe_ms(m) * 1000000ll;
 
     if (probes)
         m->probed_ns = now;
@@ -334,7 +340,7 @@ static int make_round(maker *m, int *missing)
 static void wait_round(const maker *m, struct pollfd *fds)
 {
     nfds_t count = 0;
-    int timeout = 200;
+    int timeout = probe_ms(m);
 
     fds[count++] = (struct pollfd){m->listen_fd, POLLIN, 0};
     for (int i = 0; i < m->nstrangers; i++)

@@ -36,9 +36,9 @@ static void ring(shm_endpoint *ep, int rank)
     atomic_fetch_add_explicit(&ep->wakes, 1, memory_order_relaxed);
 }
 
-/* After a flag was stored (seq_cst): wakes the ranks of mask word w that sleep or are about to. The
- * load is ordered behind the store; its partner is the fence in sleep_begin, so either the sleeper
- * sees the flag or this sees the sleeper. */
+/* After a flag was stored (seq_cst, or with a fence behind it): wakes the ranks that sleep or are about to. The
+ * load is ordered behind the store; its partner is the fence in sleep_begin, so either the sleeper sees the flag
+ * or this sees the sleeper. */
 void shm_wake_sleepers(shm_endpoint *ep, int only)
 {
     int words = (ep->base.n + 63) / 64;
@@ -101,8 +101,8 @@ static void shm_enter(gsi_endpoint *base, uint64_t seq, const gsi_header *header
     else if (bytes)
         memcpy(entry->header.u.inl, payload, bytes);
     ep->entered = seq;
-    atomic_store(&entry->flag, seq << 32); /* publishes; pairs with the acquire in flag_is */
-    shm_wake_sleepers(ep, -1);
+    atomic_store_explicit(&entry->flag, seq << 32, memory_order_release); /* pairs with the acquire in flag_is */
+    ep->unannounced = 1;
 }
 
 /* 1 if the flag's writer has entered seq. The flag is never ahead, since nobody uses the lane again before all
@@ -148,8 +148,8 @@ static void shm_signal_all(gsi_endpoint *base, uint64_t seq)
     shm_endpoint *ep = shm_of(base);
     shm_entry *entry = entry_of(ep, seq, base->rank);
     uint64_t now = atomic_load_explicit(&entry->flag, memory_order_relaxed); /* own word */
-    atomic_store(&entry->flag, now + 1);
-    shm_wake_sleepers(ep, -1);
+    atomic_store_explicit(&entry->flag, now + 1, memory_order_release);
+    ep->unannounced = 1;
 }
 
 static shm_pair *pair_of(shm_endpoint *ep, uint64_t seq, int stream, int from, int to)
@@ -178,6 +178,16 @@ static uint32_t shm_signals(gsi_endpoint *base, uint64_t seq, int stream, int pe
     return signals;
 }
 
+static void shm_announce(gsi_endpoint *base)
+{
+    shm_endpoint *ep = shm_of(base);
+    if (!ep->unannounced)
+        return;
+    ep->unannounced = 0;
+    atomic_thread_fence(memory_order_seq_cst); /* the flags before the sleepers: pairs with the fence in sleep_begin */
+    shm_wake_sleepers(ep, -1);
+}
+
 static int shm_flushed(gsi_endpoint *base, uint64_t seq, int stream, int peer)
 {
     (void)base, (void)seq, (void)stream, (void)peer;
@@ -188,8 +198,8 @@ static void shm_finish(gsi_endpoint *base, uint64_t seq)
 {
     /* Peers may wait for it to use a lane again: pairs with the acquire in shm_done. */
     shm_endpoint *ep = shm_of(base);
-    atomic_store(&ep->controls[base->rank].done, seq);
-    shm_wake_sleepers(ep, -1);
+    atomic_store_explicit(&ep->controls[base->rank].done, seq, memory_order_release);
+    ep->unannounced = 1;
     ep->finished = seq;
     if (ep->ngraves)
         shm_clear_graves(ep);
@@ -341,6 +351,7 @@ const gsi_endpoint_ops shm_ops = {
     .signals = shm_signals,
     .put = shm_put,
     .flushed = shm_flushed,
+    .announce = shm_announce,
     .finish = shm_finish,
     .done = shm_done,
     .stage = shm_stage,
