@@ -157,6 +157,8 @@ int gsi_comm_create(gradsync_context *ctx, int rank, int n, gradsync_allgather_f
     if (!rc)
         rc = gsi_comm_calibrate(comm);
     if (rc) {
+        gradsync_error_info info;
+        gsi_engine_abort(&comm->engine, last_message(&info)); /* unless that is what a peer has told already */
         gsi_engine_free(&comm->engine);
         return rc;
     }

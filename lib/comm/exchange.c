@@ -58,6 +58,9 @@ int gsi_exchange(gradsync_allgather_fn allgather, void *arg, const void *send, v
 int gsi_addresses_check(const gsi_address *a, int rank, int n)
 {
     for (int r = 0; r < n; r++) {
+        /* In a split one that failed before has nothing to say, but says so. */
+        if (!a[r].magic && !a[r].abi)
+            return gsi_fail(GRADSYNC_ERR_PEER_LOST, "rank %d failed before it could join; its own error tells why", r);
         if (a[r].magic != GSI_ADDRESS_MAGIC || a[r].abi != GSI_ABI)
             return gsi_fail(GRADSYNC_ERR_MISMATCH,
                             "rank %d runs another build of libgradsync; use the same one on every rank", r);
