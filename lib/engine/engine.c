@@ -3,6 +3,7 @@
 #include "engine/engine.h"
 
 #include <errno.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -369,12 +370,18 @@ static int result_of(const gsi_op *op)
     return op->result ? gsi_fail_info(op->error) : 0;
 }
 
+enum { VAIN_TESTS = 30 };
+
 int gsi_engine_test(gsi_op *op)
 {
     gsi_engine *e = op->engine;
+    int patient = 1;
 
-    if (!atomic_load_explicit(&op->done, memory_order_acquire) && !pthread_mutex_trylock(&e->lock)) {
-        gsi_engine_progress(e);
+    if (atomic_load_explicit(&op->done, memory_order_acquire))
+        return result_of(op);
+    if (!pthread_mutex_trylock(&e->lock)) {
+        e->vain_tests = gsi_engine_progress(e) ? 0 : e->vain_tests + 1;
+        patient = e->vain_tests > VAIN_TESTS;
         if (!e->thread_started) {
             /* Nobody else would notice a lost peer or a deadline. */
             int64_t now = gsi_now_ns();
@@ -391,6 +398,9 @@ int gsi_engine_test(gsi_op *op)
         pthread_mutex_lock(&e->queue_lock);
         done = atomic_load_explicit(&op->done, memory_order_acquire) != 0;
         pthread_mutex_unlock(&e->queue_lock);
+        /* Who does nothing but test may be in the way of those that it waits for. */
+        if (!done && patient)
+            sched_yield();
     }
     return done ? result_of(op) : GRADSYNC_IN_PROGRESS;
 }

@@ -106,7 +106,8 @@ typedef struct gsi_engine {
     gradsync_counters counters;
     gsi_op last; /* the last collective that ended, for its report: pointers in it are void */
     int have_last;
-    int64_t tested_ns; /* when gsi_engine_test() last looked for trouble */
+    int64_t tested_ns;   /* when gsi_engine_test() last looked for trouble */
+    uint32_t vain_tests; /* and how often in a row nothing had moved */
 
     /* Requests outlive the communicator, and ask the engine for their reports: the communicator and each of them
      * hold it. */
