@@ -429,7 +429,7 @@ int gsi_engine_fd(gsi_op *op)
 {
     gsi_engine *e = op->engine;
 
-    if (!e->thread_started && !atomic_load(&op->done))
+    if (e->progress == GRADSYNC_PROGRESS_MANUAL)
         return gsi_fail(GRADSYNC_ERR_UNSUPPORTED, "a request's file descriptor needs a progress thread, but the "
                                                   "context was made with GRADSYNC_PROGRESS_MANUAL");
     pthread_mutex_lock(&e->queue_lock);
