@@ -240,6 +240,9 @@ static void look_closely(gsi_engine *e, gsi_op *op)
 {
     if (!e->spin_ticks || op->state != GSI_OP_ENTERED)
         return;
+    /* Most likely everyone sends the payload along: the plan for that is looked up while the headers travel. */
+    if (op->attached && gsi_engine_plan(e, op, 0, 1, 0, 0, &op->entry))
+        op->entry = NULL;
     for (int i = 0; i < 32 && !e->ep->ops->entered(e->ep, op->seq, &op->entered_next); i++) {
         if (i == 0)
             e->ep->ops->announce(e->ep);

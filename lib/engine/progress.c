@@ -208,6 +208,9 @@ static void bind_stage(gsi_engine *e, gsi_lane *lane)
     for (int r = 0; r < e->n; r++)
         stage[r] = plan->slot ? (void *)(uintptr_t)e->ep->ops->slot(e->ep, op->seq, r, plan->eager)
                               : e->ep->ops->stage(e->ep, r);
+    /* What this rank sent with its header it need not read back from a line that is on its way to the others. */
+    if (plan->slot && uses_send(e, &op->call))
+        stage[e->rank] = (void *)(uintptr_t)op->call.send;
 }
 
 static void begin_plan(gsi_engine *e, gsi_lane *lane)
@@ -278,7 +281,11 @@ static int after_headers(gsi_engine *e, gsi_lane *lane)
         rc = staging_is_used(e, op);
     if (rc)
         return rc;
-    rc = gsi_engine_plan(e, op, shareable, attached, head, tail, &op->entry);
+    if (op->entry && (shareable || !attached)) { /* it was looked up before the headers were there */
+        gsi_engine_plan_done(op->entry);
+        op->entry = NULL;
+    }
+    rc = op->entry ? 0 : gsi_engine_plan(e, op, shareable, attached, head, tail, &op->entry);
     if (rc)
         return rc;
     op->predicted_us = op->entry->predicted_us;

@@ -41,12 +41,14 @@ typedef struct shm_doorbell {
 } shm_doorbell;
 
 /* A rank's entry into one collective. `flag` is its seq << 32 | signals raised to all;
- * storing it with release publishes everything before it (pairs with the acquire in
- * flag_is of shm.c). A line of its own, and its neighbour left free, since the adjacent-line prefetcher pairs them. */
+ * storing it with release publishes everything before it (pairs with the acquire in flag_is).
+ * A cache line, and its neighbour, which comes along by the adjacent-line prefetcher: a payload
+ * that fits there arrives with the flag. */
+enum { SHM_NEIGHBOUR_BYTES = 64 };
 typedef struct shm_entry {
     _Atomic uint64_t flag;
     gsi_header header;
-    char pad[64];
+    unsigned char payload[SHM_NEIGHBOUR_BYTES];
 } shm_entry;
 _Static_assert(sizeof(gsi_header) == 56 && sizeof(shm_entry) == 128, "an entry is a cache line and its neighbour");
 

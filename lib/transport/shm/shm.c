@@ -96,8 +96,10 @@ static void shm_enter(gsi_endpoint *base, uint64_t seq, const gsi_header *header
     shm_entry *entry = entry_of(ep, seq, base->rank);
 
     entry->header = *header;
-    if (bytes > GSI_INLINE_BYTES)
+    if (bytes > SHM_NEIGHBOUR_BYTES)
         memcpy(slot_of(ep, seq, base->rank), payload, bytes);
+    else if (bytes > GSI_INLINE_BYTES)
+        memcpy(entry->payload, payload, bytes);
     else if (bytes)
         memcpy(entry->header.u.inl, payload, bytes);
     ep->entered = seq;
@@ -138,8 +140,10 @@ static const gsi_header *shm_header(gsi_endpoint *base, uint64_t seq, int rank)
 static const void *shm_slot(gsi_endpoint *base, uint64_t seq, int rank, uint64_t bytes)
 {
     shm_endpoint *ep = shm_of(base);
-    if (bytes > GSI_INLINE_BYTES)
+    if (bytes > SHM_NEIGHBOUR_BYTES)
         return slot_of(ep, seq, rank);
+    if (bytes > GSI_INLINE_BYTES)
+        return entry_of(ep, seq, rank)->payload;
     return entry_of(ep, seq, rank)->header.u.inl;
 }
 
