@@ -191,7 +191,7 @@ static void enqueue(gsi_engine *e, gsi_op *op)
 /* A blocking collective with nothing before it enters at once; lock is held, so nothing can overtake it. */
 static void enter_or_enqueue(gsi_engine *e, gsi_op *op)
 {
-    if (!e->posted) { /* nobody but holders of lock has used the queue so far */
+    if (!e->posted && !e->head) { /* nobody but holders of lock has used the queue so far */
         number(e, op);
         if (gsi_engine_start(e, op))
             return;
