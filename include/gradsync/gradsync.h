@@ -16,6 +16,8 @@
  *     communicator match across ranks in the order in which they are called,
  *     so the caller orders them; different communicators are independent.
  *   - Nothing waits for ever: see gradsync_config.timeout_ms.
+ *   - A forked child can only destroy or free what its parent made, which its
+ *     parent and the other ranks do not notice; all else is INVALID there.
  *   - Sizes called "count" are elements, "bytes" are bytes, times say their unit.
  *   - A config struct starts with its own size; zero or NULL in a field means
  *     its default. Initialise it with its _INIT macro or its init function.
@@ -256,7 +258,8 @@ GRADSYNC_API int gradsync_mem_alloc(gradsync_context *ctx, size_t bytes, const g
 GRADSYNC_API int gradsync_mem_register(gradsync_context *ctx, void *addr, size_t bytes,
                                        const gradsync_mem_config *config, gradsync_mem **out);
 /* Forgets registered memory; remapped pages become private again, contents kept.
- * No collective may be using it. Errors: INVALID (from gradsync_mem_alloc, or in use). */
+ * No collective may be using it. Errors: INVALID (from gradsync_mem_alloc, or in use), SYSTEM (no room to make
+ * the pages private: they keep their contents and stay registered, as plain memory; try again). */
 GRADSYNC_API int gradsync_mem_deregister(gradsync_mem *mem);
 /* Frees allocated memory. No collective may be using it. NULL is allowed.
  * Errors: INVALID (from gradsync_mem_register, or in use). */
@@ -309,7 +312,7 @@ GRADSYNC_API int gradsync_comm_split(gradsync_comm *comm, int color, int key, co
  * may be called while other threads wait in it. Errors: INVALID. */
 GRADSYNC_API int gradsync_comm_abort(gradsync_comm *comm, const char *reason);
 /* Ends a communicator; local, never waits for other ranks. Requests still in
- * progress end with BROKEN first; no other call may be running. Peers that still
+ * progress end with BROKEN first, and can be asked and freed afterwards; no other call may be running. Peers that still
  * wait for this rank get PEER_LOST. NULL is allowed. Errors: none. */
 GRADSYNC_API int gradsync_comm_destroy(gradsync_comm *comm);
 /* This rank, and the number of ranks; -1 for NULL. */

@@ -8,10 +8,12 @@
 
 #include <dirent.h>
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/mount.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -32,12 +34,22 @@ static long now_us(void)
     return t.tv_sec * 1000000 + t.tv_nsec / 1000;
 }
 
+/* A /dev/shm of our own, since other programs use the machine's; where that is not allowed, ours are told by name. */
+static int shm_is_ours;
+
+static void make_shm_ours(void)
+{
+    shm_is_ours = !unshare(CLONE_NEWNS) && !mount("none", "/", NULL, MS_REC | MS_PRIVATE, NULL) &&
+                  !mount("tmpfs", "/dev/shm", "tmpfs", 0, NULL);
+    tap_note("/dev/shm is %s", shm_is_ours ? "this test's own" : "shared with others");
+}
+
 static int count_files(const char *folder)
 {
     int count = 0;
     DIR *d = opendir(folder);
-    while (d && readdir(d))
-        count++;
+    for (const struct dirent *entry; d && (entry = readdir(d));)
+        count += shm_is_ours || strstr(entry->d_name, "gradsync");
     if (d)
         closedir(d);
     return count;
@@ -201,6 +213,7 @@ int main(void)
 {
     int full = getenv("GRADSYNC_TEST_FULL") != NULL;
 
+    make_shm_ours();
     sh = mmap(NULL, sizeof *sh, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
     test_rounds("killed", KILL, full ? 100 : 50);
     test_rounds("ended without a word", EXIT, full ? 20 : 7);
