@@ -250,6 +250,21 @@ static void look_closely(gsi_engine *e, gsi_op *op)
     }
 }
 
+/* Logs what there is to log; lock is not held. */
+static void tell_news(gsi_engine *e)
+{
+    char news[sizeof e->news];
+
+    if (!atomic_load_explicit(&e->has_news, memory_order_relaxed))
+        return;
+    pthread_mutex_lock(&e->lock);
+    int mine = atomic_exchange(&e->has_news, 0);
+    memcpy(news, e->news, sizeof news);
+    pthread_mutex_unlock(&e->lock);
+    if (mine)
+        gsi_logf(e->log, GRADSYNC_LOG_WARN, "%s", news);
+}
+
 /* Drives until *op is done; lock is held. */
 static void drive(gsi_engine *e, gsi_op *op)
 {
@@ -283,6 +298,7 @@ int gsi_engine_run(gsi_engine *e, const gsi_call *call)
     pthread_mutex_unlock(&e->lock);
     if (threaded)
         stop_driving(e);
+    tell_news(e);
     return op.result ? gsi_fail_info(&error) : 0;
 }
 
@@ -307,6 +323,7 @@ static void *progress_thread(void *arg)
         else if (!atomic_load(&e->stop))
             gsi_engine_back_off(e, &backoff);
         pthread_mutex_unlock(&e->lock);
+        tell_news(e);
     }
     return NULL;
 }
@@ -395,6 +412,7 @@ int gsi_engine_test(gsi_op *op)
         }
         pthread_mutex_unlock(&e->lock);
     }
+    tell_news(e);
     int done = atomic_load_explicit(&op->done, memory_order_acquire) != 0;
     if (!done) {
         /* The end is told under this lock, first by the descriptor: who saw that readable finds it done. */
@@ -425,6 +443,7 @@ int gsi_engine_wait(gsi_op *op)
         pthread_mutex_unlock(&e->lock);
     }
     stop_driving(e);
+    tell_news(e);
     return result_of(op);
 }
 

@@ -75,6 +75,8 @@ typedef struct gsi_engine {
     int default_algo;
     uint64_t spin_ticks, yield_ticks; /* of a wait, before it yields, and before it sleeps */
     int strict, told_of_staging;
+    _Atomic int has_news;
+    char news[320];    /* a warning that waits until no lock is held: then the user's log function may be called */
     uint64_t nt_bytes; /* a step that goes through more, and writes what it has not read, writes past the caches */
 
     gsi_op *head, *tail;            /* queued, in order of seq */

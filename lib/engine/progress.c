@@ -2,6 +2,8 @@
 /* Starting and stepping collectives: queued -> entered -> (stage) -> running -> done. */
 #include "engine/engine.h"
 
+#include <stdio.h>
+
 #include "base/cpu.h"
 #include "base/error.h"
 
@@ -233,11 +235,13 @@ static int staging_is_used(gsi_engine *e, const gsi_op *op)
                         "%s of %llu bytes would go through staging, which a strict context forbids: peers cannot reach "
                         "(all of) the memory of rank %d; %s",
                         gradsync_coll_name(op->call.coll), (unsigned long long)op->bytes, culprit, remedy);
-    if (!e->told_of_staging)
-        gsi_logf(e->log, GRADSYNC_LOG_WARN,
+    if (!e->told_of_staging) {
+        snprintf(e->news, sizeof e->news,
                  "%s of %llu bytes goes through staging, at a fraction of the speed: peers cannot reach (all of) the "
                  "memory of rank %d; %s (said once)",
                  gradsync_coll_name(op->call.coll), (unsigned long long)op->bytes, culprit, remedy);
+        atomic_store(&e->has_news, 1);
+    }
     e->told_of_staging = 1;
     return 0;
 }

@@ -9,6 +9,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "comm/comm.h"
+
 /* ---- Made wrongly ------------------------------------------------------------------- */
 
 typedef struct wrong {
@@ -385,6 +387,55 @@ static int query_rank(ranks_world *world, int rank, void *arg)
     return bad;
 }
 
+/* ---- Log ------------------------------------------------------------------------------------------------- */
+
+static _Thread_local gradsync_comm *logging;
+static _Thread_local int warned, locked;
+
+static void look_at_lock(void *arg, int level, const char *message)
+{
+    (void)arg, (void)message;
+    if (level != GRADSYNC_LOG_WARN || !logging)
+        return;
+    warned++;
+    if (pthread_mutex_trylock(&logging->engine.lock))
+        locked++;
+    else
+        pthread_mutex_unlock(&logging->engine.lock);
+}
+
+static int log_rank(ranks_world *world, int rank, void *arg)
+{
+    gradsync_config config = GRADSYNC_CONFIG_INIT;
+    gradsync_context *ctx;
+    gradsync_request *request;
+    size_t bytes = 2 << 20;
+    char *buf = calloc(1, bytes);
+    int bad = 0, posted = *(int *)arg;
+
+    config.log = look_at_lock;
+    config.progress = GRADSYNC_PROGRESS_MANUAL; /* so that it is this thread that logs */
+    logging = NULL, warned = locked = 0;
+    gradsync_comm *comm = ranks_comm(world, rank, &config, &ctx);
+    if (!comm)
+        return 1;
+    logging = comm;
+    if (posted) {
+        bad += gradsync_all_reduce_post(comm, buf, buf, bytes, GRADSYNC_U8, GRADSYNC_SUM, NULL, &request);
+        bad += posted == 1 ? gradsync_wait(request) : 0;
+        while (posted == 2 && gradsync_test(request) == GRADSYNC_IN_PROGRESS)
+            ;
+        gradsync_request_free(request);
+    } else {
+        bad += gradsync_all_reduce(comm, buf, buf, bytes, GRADSYNC_U8, GRADSYNC_SUM, NULL);
+    }
+    bad += warned != 1 || locked;
+    logging = NULL;
+    free(buf);
+    ranks_end(ctx, comm);
+    return bad;
+}
+
 /* ---- Arguments of collectives ---------------------------------------------------------------------------- */
 
 static void test_arguments(void)
@@ -484,6 +535,11 @@ int main(void)
     tap_ok(!ranks_run_processes(2, fork_rank, NULL), "a forked child changes nothing for its parent's job");
     tap_ok(!ranks_run_processes(3, query_rank, NULL), "queries, processes");
     tap_ok(!ranks_run_threads(3, query_rank, NULL), "queries, threads");
+    for (int posted = 0; posted < 3; posted++)
+        tap_ok(!ranks_run_processes(2, log_rank, &posted), "no lock is held where the log function is called, %s",
+               posted == 0   ? "blocking"
+               : posted == 1 ? "wait"
+                             : "test");
     test_arguments();
     return tap_done();
 }
