@@ -95,12 +95,14 @@ static void shm_enter(gsi_endpoint *base, uint64_t seq, const gsi_header *header
     shm_endpoint *ep = shm_of(base);
     shm_entry *entry = entry_of(ep, seq, base->rank);
 
-    entry->header = *header;
+    /* The payload first: were the header stored before it, peers that look for the flag would take its line away
+     * again while the payload's is still on the way here, and the flag would have to wait for it a second time. */
     if (bytes > SHM_NEIGHBOUR_BYTES)
         memcpy(slot_of(ep, seq, base->rank), payload, bytes);
     else if (bytes > GSI_INLINE_BYTES)
         memcpy(entry->payload, payload, bytes);
-    else if (bytes)
+    entry->header = *header;
+    if (bytes && bytes <= GSI_INLINE_BYTES)
         memcpy(entry->header.u.inl, payload, bytes);
     ep->entered = seq;
     atomic_store_explicit(&entry->flag, seq << 32, memory_order_release); /* pairs with the acquire in flag_is */
