@@ -15,7 +15,6 @@
 #include "base/cpu.h"
 #include "base/error.h"
 #include "base/futex.h"
-#include "base/process.h"
 
 /* ---- Making and ending ------------------------------------------------------- */
 
@@ -104,12 +103,11 @@ static void let_go(gsi_engine *e)
     e->gone(e);
 }
 
-int gsi_engine_check_process(const gsi_engine *e)
+int gsi_engine_fail_forked(void)
 {
-    return e->process == gsi_process()
-               ? 0
-               : gsi_fail(GRADSYNC_ERR_INVALID, "this is a forked child, and the communicator is its parent's; make a "
-                                                "context and a communicator of its own here");
+    return gsi_fail(GRADSYNC_ERR_INVALID,
+                    "this is a forked child, and the communicator is its parent's; make a context "
+                    "and a communicator of its own here");
 }
 
 static void end_all(gsi_engine *e)
@@ -250,19 +248,23 @@ static void look_closely(gsi_engine *e, gsi_op *op)
     }
 }
 
-/* Logs what there is to log; lock is not held. */
-static void tell_news(gsi_engine *e)
+static void log_news(gsi_engine *e)
 {
     char news[sizeof e->news];
 
-    if (!atomic_load_explicit(&e->has_news, memory_order_relaxed))
-        return;
     pthread_mutex_lock(&e->lock);
     int mine = atomic_exchange(&e->has_news, 0);
     memcpy(news, e->news, sizeof news);
     pthread_mutex_unlock(&e->lock);
     if (mine)
         gsi_logf(e->log, GRADSYNC_LOG_WARN, "%s", news);
+}
+
+/* Logs what there is to log; lock is not held. */
+static void tell_news(gsi_engine *e)
+{
+    if (atomic_load_explicit(&e->has_news, memory_order_relaxed))
+        log_news(e);
 }
 
 /* Drives until *op is done; lock is held. */

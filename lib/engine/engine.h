@@ -13,6 +13,7 @@
 
 #include <pthread.h>
 
+#include "base/process.h"
 #include "engine/op.h"
 #include "plan/select.h"
 
@@ -75,8 +76,6 @@ typedef struct gsi_engine {
     int default_algo;
     uint64_t spin_ticks, yield_ticks; /* of a wait, before it yields, and before it sleeps */
     int strict, told_of_staging;
-    _Atomic int has_news;
-    char news[320];    /* a warning that waits until no lock is held: then the user's log function may be called */
     uint64_t nt_bytes; /* a step that goes through more, and writes what it has not read, writes past the caches */
 
     gsi_op *head, *tail;            /* queued, in order of seq */
@@ -94,7 +93,9 @@ typedef struct gsi_engine {
     gsi_eager_limits eager[GRADSYNC_COLL_COUNT];
     gsi_plan_entry plans[GSI_PLAN_CACHE];
 
-    _Atomic int broken; /* 1: `failure` is there for good */
+    _Atomic int broken;   /* 1: `failure` is there for good */
+    _Atomic int has_news; /* 1: `news` waits to be logged, which is done when no lock is held */
+    char news[320];
     gradsync_error_info failure;
 
     int progress; /* enum gradsync_progress */
@@ -123,7 +124,11 @@ int gsi_engine_init(gsi_engine *e, gsi_endpoint *ep, gsi_register *reg, const gs
  * gone() now, or when the last request is freed. In a forked child it only frees. */
 void gsi_engine_free(gsi_engine *e);
 /* In a forked child nothing of the engine can be used: INVALID. Else 0. */
-int gsi_engine_check_process(const gsi_engine *e);
+int gsi_engine_fail_forked(void);
+static inline int gsi_engine_check_process(const gsi_engine *e)
+{
+    return e->process == gsi_process() ? 0 : gsi_engine_fail_forked();
+}
 
 /* Runs a collective to its end. */
 int gsi_engine_run(gsi_engine *e, const gsi_call *call);
