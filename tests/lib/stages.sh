@@ -71,7 +71,7 @@ stage_lint() {
 
 # Everything, and with all the cases that the other stages only sample.
 stage_gcc() {
-    need_packages "${test_packages[@]}" mpich openmpi-bin
+    need_packages "${test_packages[@]}" clang mpich openmpi-bin
     CC=gcc CXX=g++ build gcc -Dwerror=true
     GRADSYNC_TEST_FULL=1 run_tests gcc 2
 }
