@@ -27,6 +27,8 @@ typedef struct gsi_memory {
     char reason[160];
 } gsi_memory;
 
+/* A memfd of `bytes` whose size is sealed: a peer cannot shrink it under a reader. -1: errno says why. */
+int gsi_host_memfd(const char *name, uint64_t bytes);
 /* Memory in one memfd, mapped and zeroed; fills all of *mem but id and users.
  * numa_node < 0: anywhere. Errors: NOMEM, SYSTEM. */
 int gsi_host_alloc(size_t bytes, int huge, int numa_node, gsi_memory *mem);

@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -62,10 +63,16 @@ void *gsi_host_map(int fd, uint64_t file_off, uint64_t bytes)
     return NULL;
 }
 
-/* A sealed-size memfd: a peer cannot shrink it under a reader. */
-static int make_memfd(uint64_t bytes)
+int gsi_host_memfd(const char *name, uint64_t bytes)
 {
-    int fd = memfd_create("gradsync", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    struct rlimit limit;
+
+    /* Beyond the host's limit of file sizes (ulimit -f) ftruncate() would raise a signal. */
+    if (!getrlimit(RLIMIT_FSIZE, &limit) && limit.rlim_cur != RLIM_INFINITY && bytes > limit.rlim_cur) {
+        errno = EFBIG;
+        return -1;
+    }
+    int fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
     if (fd < 0)
         return -1;
     if (!ftruncate(fd, (off_t)bytes) && !fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
@@ -136,10 +143,14 @@ int gsi_host_alloc(size_t bytes, int huge, int numa_node, gsi_memory *mem)
     if (bytes > INT64_MAX - 2 * HUGE)
         return gsi_fail(GRADSYNC_ERR_NOMEM, "%zu bytes of memory are more than any machine has", bytes);
     mem->map_bytes = mem->share_bytes = round_up(bytes, wants_huge ? (uint64_t)HUGE : page);
-    mem->fd = make_memfd(mem->map_bytes);
+    mem->fd = gsi_host_memfd("gradsync", mem->map_bytes);
     if (mem->fd < 0) {
         if (errno == ENOMEM || errno == EFBIG || errno == ENOSPC)
-            return gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for %zu bytes of shareable memory; ask for less", bytes);
+            return gsi_fail(
+                GRADSYNC_ERR_NOMEM,
+                "no memory for %zu bytes of shareable memory (%s); ask for less, or raise the limit of file "
+                "sizes (ulimit -f) if there is one",
+                bytes, strerror(errno));
         return gsi_fail_errno(errno, "cannot make shareable memory of %zu bytes (memfd)", bytes);
     }
     mem->addr = gsi_host_map(mem->fd, 0, mem->map_bytes);
@@ -234,7 +245,7 @@ int gsi_host_remap(void *addr, size_t bytes, gsi_memory *mem)
     mem->share_addr = (char *)from;
     mem->share_bytes = mem->map_bytes = end - from;
     mem->file_off = from & (HUGE - 1);
-    mem->fd = make_memfd(mem->file_off + mem->share_bytes);
+    mem->fd = gsi_host_memfd("gradsync", mem->file_off + mem->share_bytes);
     if (mem->fd < 0)
         return gsi_fail_errno(errno, "cannot make shareable memory of %" PRIu64 " bytes (memfd)", mem->share_bytes);
     /* What cannot be undone for want of memory stays on the memfd, which lives on in the mapping: no less usable. */

@@ -115,9 +115,10 @@ static int live(seat *s)
         rc = gradsync_barrier(part, NULL);
     if (rc) {
         gradsync_error_info info = unit_error();
-        /* The one whose allocation failed, or its peer, who is told of that. */
+        /* The one whose allocation failed, or its peer, who is told of that. After a post that found the
+         * communicator broken, those before it were waited for, and the last error is theirs. */
         good = rc != GRADSYNC_ERR_TIMEOUT && rc != GRADSYNC_ERR_INTERNAL && rc != GRADSYNC_ERR_MISMATCH &&
-               info.code == rc && strlen(info.message) > 10;
+               (info.code == rc || rc == GRADSYNC_ERR_BROKEN) && strlen(info.message) > 10;
         if (!good)
             printf("# rank %d: %d: %s\n", s->rank, rc, info.message);
         leave(s->m);

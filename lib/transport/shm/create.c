@@ -49,13 +49,12 @@ static int hand_over(const shm_peer *peer, const shm_message *message, int fd, i
 /* Rank 0 makes the segment and hands it to the others. */
 static int make_segment(shm_endpoint *ep, int64_t deadline_ns, int *out)
 {
-    int fd = memfd_create("gradsync-comm", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    int fd = gsi_host_memfd("gradsync-comm", ep->layout.total), rc = 0;
     if (fd < 0)
-        return gsi_fail_errno(errno, "cannot make shared memory (memfd)");
+        return gsi_fail_errno(
+            errno, "cannot make %llu bytes of shared memory (limits: ulimit -n for descriptors, -f for files)",
+            (unsigned long long)ep->layout.total);
     shm_message message = {SHM_MSG_SEGMENT, 1, ep->layout.total, 0};
-    int rc = 0;
-    if (ftruncate(fd, (off_t)ep->layout.total) || fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL))
-        rc = gsi_fail_errno(errno, "cannot make %llu bytes of shared memory", (unsigned long long)ep->layout.total);
     for (int r = 1; !rc && r < ep->base.n; r++)
         rc = hand_over(&ep->peers[r], &message, fd, deadline_ns);
     if (rc)
