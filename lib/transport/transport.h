@@ -42,6 +42,8 @@ enum gsi_header_kind {
     GSI_HEADER_SHAREABLE = 2, /* u.mem names memory that peers can reach */
 };
 
+enum { GSI_MAIL_BYTES = 256 };
+
 /* The communicator's one common failure. The first to be published counts, so that
  * every rank names the same culprit. */
 typedef struct gsi_failure {
@@ -103,6 +105,27 @@ typedef struct gsi_endpoint_ops {
      * INTERNAL. */
     int (*resolve)(gsi_endpoint *ep, int peer, uint32_t id, void **base, uint64_t *bytes);
 
+    /* Point to point, apart from collectives and their numbers. NULL: this transport has none of it. `peer` is never
+     * this rank itself.
+     *
+     * mail: a small message of 1 to GSI_MAIL_BYTES bytes, reliable, in order per peer; it is seen only after every
+     * rput to that peer that is done. Wakes the peer if it sleeps. 1 sent, 0 no room now (try again after progress),
+     * or a negative error. */
+    int (*mail)(gsi_endpoint *ep, int peer, const void *msg, uint32_t bytes);
+    /* 1 and the next message that has arrived of any peer (msg: GSI_MAIL_BYTES of room), else 0. As cheap as a load
+     * or two where there is none: it is called in every round of progress. A rank that sleeps wakes for mail. */
+    int (*mail_next)(gsi_endpoint *ep, int *peer, void *msg, uint32_t *bytes);
+    /* Asynchronous one-sided access to a peer's shared memory `mem` (its id, as in share and resolve; off counts from
+     * its share_addr). src and dst are memory of any kind, and left alone by the caller until rdone. 0 and *ticket,
+     * or GRADSYNC_IN_PROGRESS (no room now), or an error: INVALID if the peer has let go of the memory or it is too
+     * short. Any number of tickets may be asked for in any order; each until it is told to be done. */
+    int (*rput)(gsi_endpoint *ep, int peer, uint32_t mem, uint64_t off, const void *src, uint64_t bytes,
+                uint64_t *ticket);
+    int (*rget)(gsi_endpoint *ep, int peer, uint32_t mem, uint64_t off, void *dst, uint64_t bytes, uint64_t *ticket);
+    /* 1: the put is visible at the peer, or the get's data is here; 0 not yet; or a negative error. Asked once more
+     * after 1 is not allowed. */
+    int (*rdone)(gsi_endpoint *ep, uint64_t ticket);
+
     /* Sleeping without missing anything: sleep_begin() gives a ticket; look again for what is awaited;
      * then sleep(ticket) returns when something may have changed since sleep_begin, or at the timeout;
      * and sleep_end(). sleep() is called WITHOUT the lock. */
@@ -112,8 +135,8 @@ typedef struct gsi_endpoint_ops {
     /* Wakes every sleeper of this rank. Any thread, no lock. */
     void (*wake)(gsi_endpoint *ep);
 
-    /* Looks whether the peers are alive that have not finished seq: 0, or PEER_LOST with *peer and text. A
-     * system call. */
+    /* Looks whether the peers are alive that have not finished seq: 0, or PEER_LOST with *peer and text. With seq 0
+     * it only takes note of who is lost, for peer_info. A system call. */
     int (*check)(gsi_endpoint *ep, uint64_t seq, int *peer, char *text, size_t room);
     /* Publishes a failure to all ranks, unless there is one already. */
     void (*fail)(gsi_endpoint *ep, const gsi_failure *failure);

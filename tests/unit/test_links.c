@@ -16,6 +16,7 @@
 
 #include "base/clock.h"
 #include "transport/shm/link.h"
+#include "transport/shm/mail.h"
 #include "transport/shm/peermem.h"
 #include "transport/shm/segment.h"
 
@@ -70,15 +71,18 @@ static void test_layout(void)
         shm_layout l;
         uint64_t ranks = (uint64_t)n;
         shm_layout_of(n, &l);
-        uint64_t starts[] = {0, l.controls, l.doorbells, l.entries, l.pairs, l.slots, l.stages, l.total};
+        uint64_t starts[] = {0,       l.controls, l.doorbells,  l.entries,   l.pairs,
+                             l.slots, l.stages,   l.mail_masks, l.mailboxes, l.total};
         uint64_t sizes[] = {sizeof(shm_head),
                             ranks * sizeof(shm_control),
                             ranks * sizeof(shm_doorbell),
                             SHM_LANES * ranks * sizeof(shm_entry),
                             (uint64_t)SHM_LANES * GSI_MAX_STREAMS * ranks * ranks * sizeof(shm_pair),
                             SHM_LANES * ranks * SHM_SLOT_BYTES,
-                            ranks * SHM_STAGE_BYTES};
-        for (int i = 0; i < 7; i++)
+                            ranks * SHM_STAGE_BYTES,
+                            ranks * sizeof(shm_mail_mask),
+                            ranks * ranks * sizeof(shm_mailbox)};
+        for (int i = 0; i < 9; i++)
             bad += starts[i] % 4096 != 0 || starts[i] + sizes[i] > starts[i + 1];
     }
     tap_ok(!bad, "the parts of a segment of 1 to %d ranks lie in pages of their own", SHM_MAX_RANKS);

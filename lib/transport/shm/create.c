@@ -135,6 +135,8 @@ static int map_segment(shm_endpoint *ep, int fd)
     ep->entries = (shm_entry *)(ep->map + ep->layout.entries);
     ep->pairs = (shm_pair *)(ep->map + ep->layout.pairs);
     ep->slots = ep->map + ep->layout.slots;
+    ep->mail_masks = (shm_mail_mask *)(ep->map + ep->layout.mail_masks);
+    ep->mailboxes = (shm_mailbox *)(ep->map + ep->layout.mailboxes);
     for (int r = 0; r < ep->base.n; r++) {
         ep->peers[r].slot = ep->slots + (uint64_t)r * SHM_SLOT_BYTES;
         ep->peers[r].stage = ep->map + ep->layout.stages + (uint64_t)r * SHM_STAGE_BYTES;

@@ -6,6 +6,7 @@
 
 #include <poll.h>
 
+#include "transport/shm/mail.h"
 #include "transport/shm/peermem.h"
 #include "transport/shm/segment.h"
 #include "transport/shm/shm.h"
@@ -15,6 +16,7 @@ typedef struct shm_peer {
     shm_mappings mappings; /* of its memory */
     uint32_t mem_epoch;    /* up to here its messages have been read */
     shm_link link;
+    shm_mail_state mail;
     int same_process, lost;
     int forgot; /* it offered memory that could not be noted down */
     int64_t pid;
@@ -34,9 +36,12 @@ typedef struct shm_endpoint {
     shm_head *head;
     shm_control *controls;
     shm_doorbell *doorbells;
-    shm_entry *entries; /* [lane][rank] */
-    shm_pair *pairs;    /* [lane][stream][receiver][sender] */
-    char *slots;        /* [lane][rank] */
+    shm_entry *entries;                     /* [lane][rank] */
+    shm_pair *pairs;                        /* [lane][stream][receiver][sender] */
+    char *slots;                            /* [lane][rank] */
+    shm_mailbox *mailboxes;                 /* [receiver][sender] */
+    shm_mail_mask *mail_masks;              /* [receiver] */
+    uint64_t mail_from[SHM_MAX_RANKS / 64]; /* whose rings this rank has yet to look at */
     shm_peer *peers;
     struct pollfd *watch; /* n entries for check() */
     shm_mappings shared;  /* own memory that the peers have been told of */

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "transport/shm/segment.h"
 
+#include "transport/shm/mail.h"
+
 static uint64_t take(uint64_t *at, uint64_t bytes)
 {
     uint64_t here = *at;
@@ -20,5 +22,7 @@ void shm_layout_of(int n, shm_layout *out)
     out->pairs = take(&at, SHM_LANES * GSI_MAX_STREAMS * ranks * ranks * sizeof(shm_pair));
     out->slots = take(&at, SHM_LANES * ranks * SHM_SLOT_BYTES);
     out->stages = take(&at, ranks * SHM_STAGE_BYTES);
+    out->mail_masks = take(&at, ranks * sizeof(shm_mail_mask));
+    out->mailboxes = take(&at, ranks * ranks * sizeof(shm_mailbox));
     out->total = at;
 }

@@ -70,7 +70,7 @@ typedef struct shm_head {
 /* Where things lie in a segment of n ranks: the same arithmetic on every rank. */
 typedef struct shm_layout {
     int n;
-    uint64_t controls, doorbells, entries, pairs, slots, stages, total;
+    uint64_t controls, doorbells, entries, pairs, slots, stages, mail_masks, mailboxes, total;
 } shm_layout;
 
 void shm_layout_of(int n, shm_layout *out);
