@@ -24,8 +24,10 @@ check() {
         echo "ok $n - $name # SKIP $1 is not installed"
         return
     fi
-    "$@" >"$dir/a" 2>&1 &
-    "$@" >"$dir/b" 2>&1
+    # A folder each: two mpirun of one user that start at once fall over each other's session folder in /tmp.
+    mkdir -p "$dir/1" "$dir/2"
+    TMPDIR=$dir/1 "$@" >"$dir/a" 2>&1 &
+    TMPDIR=$dir/2 "$@" >"$dir/b" 2>&1
     second=$?
     wait $!
     first=$?
