@@ -15,7 +15,7 @@ static void fill(gradsync_error_info *info, int code, const char *format, va_lis
     vsnprintf(info->message, sizeof info->message, format, args);
 }
 
-int gsi_fail(int code, const char *format, ...)
+int(gsi_fail)(int code, const char *format, ...)
 {
     va_list args;
 
@@ -25,7 +25,7 @@ int gsi_fail(int code, const char *format, ...)
     return code;
 }
 
-int gsi_fail_errno(int err, const char *format, ...)
+int(gsi_fail_errno)(int err, const char *format, ...)
 {
     va_list args;
     char text[96];
