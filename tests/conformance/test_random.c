@@ -313,7 +313,7 @@ int main(int argc, char **argv)
         if (only_ranks && n != only_ranks)
             continue;
         for (int threads = only_threads; threads < 2; threads++) {
-            plan p = {reference_random(seed, (uint64_t)(n * 2 + threads)), total / 18};
+            plan p = {reference_random(seed, (uint64_t)n * 2 + (uint64_t)threads), total / 18};
             int failed = threads ? ranks_run_threads(n, run_rank, &p) : ranks_run_processes(n, run_rank, &p);
             tap_ok(!failed, "%d collectives over %d ranks as %s", p.count, n, threads ? "threads" : "processes");
         }

@@ -34,7 +34,7 @@ static uint32_t draw(uint32_t below)
 
 static void *clone(const void *from, size_t bytes)
 {
-    void *to = malloc(bytes ? bytes : 1);
+    void *to = calloc(1, bytes ? bytes : 1); /* zeroed: a plan may be without places */
 
     if (!to)
         abort();

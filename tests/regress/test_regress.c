@@ -23,12 +23,13 @@ static int long_oneshot(ranks_world *world, int rank, void *arg)
     gradsync_error_info info = GRADSYNC_ERROR_INFO_INIT;
     gradsync_context *ctx;
     gradsync_comm *comm = ranks_comm(world, rank, NULL, &ctx);
-    float *x = calloc(LONG, sizeof *x), y[SHORT];
+    float *x, y[SHORT];
     int n = ranks_count(world), bad = 0;
 
     (void)arg;
     if (!comm)
         return 1;
+    x = calloc(LONG, sizeof *x);
     opts.algo = GRADSYNC_ALGO_ONESHOT;
     for (int round = 0; round < 6; round++) {
         int rc = gradsync_all_reduce(comm, x, x, LONG, GRADSYNC_F32, GRADSYNC_SUM, &opts);
@@ -54,12 +55,13 @@ static int many_staged(ranks_world *world, int rank, void *arg)
     gradsync_context *ctx;
     gradsync_comm *comm = ranks_comm(world, rank, NULL, &ctx);
     gradsync_request *requests[POSTED];
-    float *x = malloc(POSTED * COUNT * sizeof *x);
-    int n = ranks_count(world), bad = 0;
+    float *x;
+    int n = ranks_count(world), sum = n * (n - 1) / 2, bad = 0; /* sum: of all ranks */
 
     (void)arg;
     if (!comm)
         return 1;
+    x = malloc(POSTED * COUNT * sizeof *x);
     opts.timeout_ms = 60000;
     for (int round = 0; round < ROUNDS && !bad; round++) {
         for (int k = 0; k < POSTED; k++) {
@@ -73,7 +75,7 @@ static int many_staged(ranks_world *world, int rank, void *arg)
             int rc = gradsync_wait(requests[k]);
             if (rc)
                 ranks_complain(rank, "a posted all-reduce", rc);
-            bad += rc || !all_are(x + k * COUNT, COUNT, (float)(n * k + n * (n - 1) / 2));
+            bad += rc || !all_are(x + k * COUNT, COUNT, (float)(n * k + sum));
             gradsync_request_free(requests[k]);
         }
     }

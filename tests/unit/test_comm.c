@@ -16,17 +16,17 @@
 typedef struct wrong {
     const char *name;
     int claimed_rank, claimed_n, algo; /* what rank 1 says, where the others say the truth */
-    const char *env, *value;
     int code;
+    const char *env, *value;
     const char *message;
 } wrong;
 
 static const wrong wrongs[] = {
-    {"a rank that is there twice", 0, 3, 0, NULL, NULL, GRADSYNC_ERR_MISMATCH, "rank"},
-    {"another number of ranks", 1, 4, 0, NULL, NULL, GRADSYNC_ERR_MISMATCH, "1 of 4"},
-    {"another fixed algorithm", 1, 3, GRADSYNC_ALGO_RING, NULL, NULL, GRADSYNC_ERR_MISMATCH, "ring"},
-    {"an algorithm that is none", 1, 3, 0, "GRADSYNC_ALGO", "fastest", GRADSYNC_ERR_INVALID, "fastest"},
-    {"another host", 1, 3, 0, "GRADSYNC_HOST_ID", "elsewhere", GRADSYNC_ERR_UNSUPPORTED, "one host"},
+    {"a rank that is there twice", 0, 3, 0, GRADSYNC_ERR_MISMATCH, NULL, NULL, "rank"},
+    {"another number of ranks", 1, 4, 0, GRADSYNC_ERR_MISMATCH, NULL, NULL, "1 of 4"},
+    {"another fixed algorithm", 1, 3, GRADSYNC_ALGO_RING, GRADSYNC_ERR_MISMATCH, NULL, NULL, "ring"},
+    {"an algorithm that is none", 1, 3, 0, GRADSYNC_ERR_INVALID, "GRADSYNC_ALGO", "fastest", "fastest"},
+    {"another host", 1, 3, 0, GRADSYNC_ERR_UNSUPPORTED, "GRADSYNC_HOST_ID", "elsewhere", "one host"},
 };
 
 static int join_wrongly(ranks_world *world, int rank, void *arg)
@@ -286,8 +286,10 @@ static int fork_rank(ranks_world *world, int rank, void *arg)
     config.flags = GRADSYNC_MEM_REMAP;
     memset(buf, 1, bytes);
     if (!comm || gradsync_mem_alloc(ctx, bytes, NULL, &mem) ||
-        gradsync_mem_register(ctx, buf, bytes, &config, &registered))
+        gradsync_mem_register(ctx, buf, bytes, &config, &registered)) {
+        free(buf);
         return 1;
+    }
     char *p = gradsync_mem_addr(mem);
     memset(p, 1, bytes);
     bad += gradsync_all_reduce(comm, p, p, bytes, GRADSYNC_U8, GRADSYNC_SUM, NULL);
@@ -410,7 +412,7 @@ static int log_rank(ranks_world *world, int rank, void *arg)
     gradsync_context *ctx;
     gradsync_request *request;
     size_t bytes = 2 << 20;
-    char *buf = calloc(1, bytes);
+    char *buf;
     int bad = 0, posted = *(int *)arg;
 
     config.log = look_at_lock;
@@ -419,6 +421,7 @@ static int log_rank(ranks_world *world, int rank, void *arg)
     gradsync_comm *comm = ranks_comm(world, rank, &config, &ctx);
     if (!comm)
         return 1;
+    buf = calloc(1, bytes);
     logging = comm;
     if (posted) {
         bad += gradsync_all_reduce_post(comm, buf, buf, bytes, GRADSYNC_U8, GRADSYNC_SUM, NULL, &request);

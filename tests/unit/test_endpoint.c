@@ -140,7 +140,7 @@ static void test_memory(gsi_endpoint *a, gsi_endpoint *b, uint64_t seq)
     tap_ok(!b->ops->resolve(b, 0, 77, &base, &bytes) && base && base != mem.addr && bytes == 3 * PAGE,
            "the peer has it at an address of its own");
     mem.addr[PAGE] = 'm';
-    tap_ok(((char *)base)[PAGE] == 'm', "it is the same memory");
+    tap_ok(base && ((char *)base)[PAGE] == 'm', "it is the same memory");
     gsi_target end = {3 * PAGE - 5, 77, GSI_RECV}, over = {3 * PAGE - 4, 77, GSI_RECV};
     tap_ok(!b->ops->put(b, seq, 1, 0, &end, "hello", 5, 0) && !memcmp(mem.addr + 3 * PAGE - 5, "hello", 5) &&
                b->ops->put(b, seq, 1, 0, &over, "hello", 5, 0) == GRADSYNC_ERR_INTERNAL,

@@ -40,7 +40,7 @@ static int many(ranks_world *world, int rank, void *arg)
                                 GRADSYNC_ALGO_ONESHOT};
     gradsync_context *ctx;
     gradsync_comm *comm = open_comm(world, rank, *(int *)arg, &ctx);
-    int n = ranks_count(world), bad = 0;
+    int n = ranks_count(world), sum = n * (n - 1) / 2, bad = 0; /* sum: of all ranks */
     float *buf[MANY];
     gradsync_request *requests[MANY];
     gradsync_mem *mems[MANY] = {0};
@@ -80,7 +80,7 @@ static int many(ranks_world *world, int rank, void *arg)
         for (int i = 0; i < MANY; i++) {
             uint64_t count = i % 8 == 7 ? 100 : (uint64_t)(1 + (i * 7919 + round * 104729) % MOST);
             for (uint64_t k = 0; k < count && k < MOST - 1; k++)
-                bad += buf[i][k] != (float)(n * (i + (int)(k % 5)) + n * (n - 1) / 2);
+                bad += buf[i][k] != (float)(n * (i + (int)(k % 5)) + sum);
             if (mems[i])
                 bad += gradsync_mem_free(mems[i]) != 0;
             else

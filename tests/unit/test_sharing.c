@@ -67,19 +67,21 @@ static int plain_peer(ranks_world *world, int rank, void *arg)
     enum { ROUNDS = 700, SIZE = 64 << 10 };
     gradsync_context *ctx;
     gradsync_comm *comm = open_comm(world, rank, &ctx);
-    char *plain = calloc(1, SIZE);
+    char *plain;
     int rc = 0;
 
     (void)arg;
     if (!comm)
         return 1;
+    plain = calloc(1, SIZE);
     int mappings = unit_count_mappings(), fds = unit_count_fds();
     for (int i = 0; !rc && i < ROUNDS; i++) {
         gradsync_mem *mem = NULL;
         char *buf = plain;
         if (rank == 0) {
-            if (gradsync_mem_alloc(ctx, SIZE, NULL, &mem))
-                return 1;
+            rc = gradsync_mem_alloc(ctx, SIZE, NULL, &mem);
+            if (rc)
+                break;
             buf = gradsync_mem_addr(mem);
         }
         buf[i] = 1;
@@ -91,7 +93,7 @@ static int plain_peer(ranks_world *world, int rank, void *arg)
             gradsync_mem_free(mem);
     }
     if (rc)
-        ranks_complain(rank, "all_reduce", rc);
+        ranks_complain(rank, "memory or its all-reduce", rc);
     if (rank && (unit_count_mappings() > mappings + 400 || unit_count_fds() > fds)) {
         printf("# rank %d holds %d mappings, %d descriptors more\n", rank, unit_count_mappings() - mappings,
                unit_count_fds() - fds);
