@@ -16,6 +16,7 @@ enum { MAX_RANKS = 64, ROOM = 1 << 20 };
 /* In memory that threads and processes share. */
 struct ranks_world {
     int n;
+    int elsewhere; /* the other ranks are processes that somebody else has started */
     pthread_barrier_t barrier;
     _Atomic int pids[MAX_RANKS];
     char room[ROOM];
@@ -105,6 +106,23 @@ int ranks_run_processes(int n, ranks_fn fn, void *arg)
     return failed;
 }
 
+int ranks_run_environment(ranks_fn fn, void *arg)
+{
+    const char *size = getenv("GRADSYNC_SIZE"), *rank = getenv("GRADSYNC_RANK");
+    int n = size ? atoi(size) : 0, own = rank ? atoi(rank) : -1;
+
+    if (n < 1 || n > MAX_RANKS || own < 0 || own >= n) {
+        printf("# not started as a rank: GRADSYNC_RANK and GRADSYNC_SIZE (at most %d) are needed\n", MAX_RANKS);
+        return -1;
+    }
+    ranks_world *w = make_world(n);
+    w->elsewhere = 1;
+    w->pids[own] = getpid();
+    int rc = fn(w, own, arg);
+    munmap(w, sizeof *w);
+    return rc != 0;
+}
+
 void *ranks_exchange_of(ranks_world *world, int rank)
 {
     exchanges[rank] = (exchange){world, rank};
@@ -114,6 +132,8 @@ void *ranks_exchange_of(ranks_world *world, int rank)
 void ranks_barrier(ranks_world *world, int rank)
 {
     (void)rank;
+    if (world->elsewhere)
+        abort(); /* nothing but the library connects these ranks */
     pthread_barrier_wait(&world->barrier);
 }
 
@@ -122,7 +142,7 @@ int ranks_allgather(void *arg, const void *send, void *recv, size_t bytes)
     exchange *x = arg;
     ranks_world *w = x->world;
 
-    if (bytes * (size_t)w->n > ROOM)
+    if (w->elsewhere || bytes * (size_t)w->n > ROOM)
         return -1;
     memcpy(w->room + (size_t)x->rank * bytes, send, bytes);
     pthread_barrier_wait(&w->barrier);
@@ -157,7 +177,10 @@ gradsync_comm *ranks_comm(ranks_world *world, int rank, const gradsync_config *c
         ranks_complain(rank, "gradsync_context_create", rc);
         return NULL;
     }
-    rc = gradsync_comm_create(*ctx, rank, world->n, ranks_allgather, ranks_exchange_of(world, rank), NULL, &comm);
+    if (world->elsewhere)
+        rc = gradsync_comm_create_from_env(*ctx, NULL, &comm);
+    else
+        rc = gradsync_comm_create(*ctx, rank, world->n, ranks_allgather, ranks_exchange_of(world, rank), NULL, &comm);
     if (!rc)
         return comm;
     ranks_complain(rank, "gradsync_comm_create", rc);

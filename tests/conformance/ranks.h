@@ -16,6 +16,12 @@ typedef int (*ranks_fn)(ranks_world *world, int rank, void *arg);
 int ranks_run_threads(int n, ranks_fn fn, void *arg);
 int ranks_run_processes(int n, ranks_fn fn, void *arg);
 
+/* Runs fn as the one rank that this process is by its environment (gradsync-run's variables);
+ * the others are processes of their own, perhaps on other hosts, which ranks_comm() finds by
+ * gradsync_comm_create_from_env(). There is no ranks_barrier() then. 0, or 1 if this rank
+ * failed; -1 if the environment names no rank. */
+int ranks_run_environment(ranks_fn fn, void *arg);
+
 /* The out-of-band exchange: a gradsync_allgather_fn for arg = ranks_exchange_of(). */
 void *ranks_exchange_of(ranks_world *world, int rank);
 int ranks_allgather(void *arg, const void *send, void *recv, size_t bytes);

@@ -5,6 +5,11 @@
  * threads; each result compared bit for bit with the independent reference.
  *
  *   test_random [--count N] [--seed S] [--ranks N] [--threads]
+ *   test_random --env [--between TRANSPORT] [--count N] [--seed S]
+ *
+ * With --env the process is one rank of a job that somebody else has started (gradsync-run, or
+ * the lab of tests/rdma), and runs N collectives with the others. --between names the transport
+ * that peers on other hosts must be reached by, and says that there must be such peers.
  */
 #include "ranks.h"
 #include "reference.h"
@@ -17,6 +22,7 @@ enum { GUARD = 64, MAX_POSTED = 6, MAX_BYTES = 6 << 20 };
 typedef struct plan {
     uint64_t seed;
     int count;
+    const char *between; /* the transport to peers on other hosts; NULL: any */
 } plan;
 
 /* One collective as all ranks see it, and as this rank sees it. */
@@ -251,6 +257,31 @@ static int finish(job *jobs, int *posted, uint64_t *indices, int rank, uint64_t 
     return bad;
 }
 
+/* A test of one transport must not pass over another. */
+static int check_transport(gradsync_comm *comm, int rank, int n, const char *between)
+{
+    int bad = 0, far = 0;
+
+    for (int r = 0; r < n; r++) {
+        gradsync_peer_info peer = {.size = sizeof peer};
+        if (r == rank)
+            continue;
+        int rc = gradsync_comm_peer(comm, r, &peer);
+        if (rc) {
+            ranks_complain(rank, "gradsync_comm_peer", rc);
+            return 1;
+        }
+        far += !peer.same_host;
+        if (!peer.same_host && strcmp(peer.transport, between) != 0) {
+            printf("# rank %d reaches rank %d on %s by %s, not by %s\n", rank, r, peer.host, peer.transport, between);
+            bad++;
+        }
+    }
+    if (!far)
+        printf("# rank %d has no peer on another host\n", rank);
+    return bad || !far;
+}
+
 static int run_rank(ranks_world *world, int rank, void *arg)
 {
     const plan *p = arg;
@@ -264,6 +295,10 @@ static int run_rank(ranks_world *world, int rank, void *arg)
     gradsync_comm *comm = ranks_comm(world, rank, &config, &ctx);
     if (!comm)
         return 1;
+    if (p->between && check_transport(comm, rank, ranks_count(world), p->between)) {
+        ranks_end(ctx, comm);
+        return 1;
+    }
     for (int i = 0; i < p->count && bad < 5; i++) {
         uint64_t seed = reference_random(p->seed, (uint64_t)i);
         job j = make_job(seed, ranks_count(world), rank);
@@ -292,12 +327,17 @@ static int run_rank(ranks_world *world, int rank, void *arg)
 int main(int argc, char **argv)
 {
     uint64_t seed = 20261120;
-    int total = getenv("GRADSYNC_TEST_FULL") ? 10000 : 1800, only_ranks = 0, only_threads = 0;
+    int total = getenv("GRADSYNC_TEST_FULL") ? 10000 : 1800, only_ranks = 0, only_threads = 0, env = 0;
+    const char *between = NULL;
 
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "0";
         if (!strcmp(argv[i], "--threads")) {
             only_threads = 1;
+            continue;
+        }
+        if (!strcmp(argv[i], "--env")) {
+            env = 1;
             continue;
         }
         if (!strcmp(argv[i], "--count"))
@@ -306,9 +346,16 @@ int main(int argc, char **argv)
             seed = strtoull(value, NULL, 0);
         else if (!strcmp(argv[i], "--ranks"))
             only_ranks = atoi(value);
+        else if (!strcmp(argv[i], "--between"))
+            between = value;
         i++;
     }
     tap_note("seed %llu, %d collectives", (unsigned long long)seed, total);
+    if (env) {
+        plan p = {seed, total, between};
+        tap_ok(ranks_run_environment(run_rank, &p) == 0, "%d collectives with the ranks of the environment", p.count);
+        return tap_done();
+    }
     for (int n = 1; n <= 9; n++) {
         if (only_ranks && n != only_ranks)
             continue;
