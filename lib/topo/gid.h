@@ -23,6 +23,12 @@ enum gsi_gid_match {
 
 /* How two GIDs meet. Symmetric. */
 int gsi_gid_meet(const gsi_gid *a, const gsi_gid *b);
+/* The best of all pairs of two ports' GIDs, as a kind of match; *i and *k become their positions (-1: none).
+ * Link-local ones count only where a side has no routable address: ports of different subnets hang on different
+ * segments. Of equal pairs the first by i, then by k. */
+int gsi_gids_meet(const gsi_gid *a, int na, const gsi_gid *b, int nb, int *i, int *k);
+/* How good a GID is by itself: more is better. */
+int gsi_gid_quality(const gsi_gid *g);
 int gsi_gid_is_ipv4(const uint8_t raw[16]); /* ::ffff:a.b.c.d */
 int gsi_gid_is_link_local(const uint8_t raw[16]);
 

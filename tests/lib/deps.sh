@@ -6,7 +6,7 @@
 
 # What a build of everything needs. The tests add to it in stages.sh.
 # shellcheck disable=SC2034
-base_packages=(gcc libc6-dev meson ninja-build pkg-config python3 libsodium-dev zlib1g-dev)
+base_packages=(gcc libc6-dev meson ninja-build pkg-config python3 libsodium-dev libexpat1-dev zlib1g-dev)
 
 need_packages() {
     local missing=() package root=()

@@ -143,7 +143,7 @@ stage_aarch64() {
         return 0
     fi
     need_packages "${base_packages[@]}" gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user
-    tests/cross/packages arm64 "$root" libsodium23 libsodium-dev zlib1g zlib1g-dev
+    tests/cross/packages arm64 "$root" libsodium23 libsodium-dev libexpat1 libexpat1-dev zlib1g zlib1g-dev
     printf "[constants]\nroot = '%s'\n" "$root" >build/aarch64-root.txt
     build aarch64 -Dwerror=true --cross-file build/aarch64-root.txt --cross-file tests/cross/aarch64.txt
     run_tests aarch64 20 unit plan fuzz -long
