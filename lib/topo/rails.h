@@ -19,11 +19,11 @@
 #include "topo/settings.h"
 #include "topo/topology.h"
 
-typedef struct gsi_rail {
+typedef struct gsi_rail_use {
     int port; /* index into the ports given */
     gsi_distance distance;
     int ranks; /* local ranks that use it, this one among them */
-} gsi_rail;
+} gsi_rail_use;
 
 /* Why a port is used or not. */
 typedef struct gsi_rail_verdict {
@@ -34,7 +34,7 @@ typedef struct gsi_rail_verdict {
 } gsi_rail_verdict;
 
 typedef struct gsi_rails {
-    gsi_rail *rails; /* nrails, the best first */
+    gsi_rail_use *rails; /* nrails, the best first */
     int nrails;
     gsi_rail_verdict *verdicts; /* one per port */
     int nports;

@@ -290,7 +290,7 @@ static int users(const struct deal *d, int p)
 /* The nearest first; of those the ones with the fewest ranks, so that a rank's own come before shared ones. */
 static int compare_rails(const void *a, const void *b)
 {
-    const gsi_rail *x = a, *y = b;
+    const gsi_rail_use *x = a, *y = b;
     int c = gsi_distance_compare(x->distance, y->distance);
 
     if (c)
@@ -334,7 +334,7 @@ static void result(const struct deal *d, int me, int max, gsi_rails *out)
     for (int p = 0; p < d->nports; p++) {
         out->verdicts[p].distance = d->far[me * d->nports + p];
         if (d->used[me * d->nports + p])
-            out->rails[out->nrails++] = (gsi_rail){p, d->far[me * d->nports + p], users(d, p)};
+            out->rails[out->nrails++] = (gsi_rail_use){p, d->far[me * d->nports + p], users(d, p)};
     }
     if (out->nrails)
         qsort(out->rails, (size_t)out->nrails, sizeof *out->rails, compare_rails);
