@@ -93,8 +93,9 @@ enum gradsync_algo {
     GRADSYNC_ALGO_TREE = 5,     /* double binary tree (Sanders, Speck & Traeff 2009) */
     GRADSYNC_ALGO_DOUBLING = 6, /* recursive doubling (Thakur, Rabenseifner & Gropp 2005) */
     GRADSYNC_ALGO_PAIRWISE = 7, /* every slice straight to its owner, and straight back */
+    GRADSYNC_ALGO_HIER = 8,     /* inside each host in shared memory, between hosts by several ranks of each */
 };
-#define GRADSYNC_ALGO_COUNT 8
+#define GRADSYNC_ALGO_COUNT 9
 
 /* The version of the library that is running, "0.1.0". Static storage. */
 GRADSYNC_API const char *gradsync_version(void);

@@ -48,8 +48,8 @@ const char *gradsync_coll_name(int coll)
 
 const char *gradsync_algo_name(int algo)
 {
-    static const char *const names[GRADSYNC_ALGO_COUNT] = {"auto", "oneshot", "direct",   "staged",
-                                                           "ring", "tree",    "doubling", "pairwise"};
+    static const char *const names[GRADSYNC_ALGO_COUNT] = {"auto", "oneshot",  "direct",   "staged",      "ring",
+                                                           "tree", "doubling", "pairwise", "hierarchical"};
     return name_of(names, GRADSYNC_ALGO_COUNT, algo);
 }
 

@@ -113,8 +113,8 @@ static int algo_from_env(int *algo)
             return 0;
         }
     return gsi_fail(GRADSYNC_ERR_INVALID,
-                    "GRADSYNC_ALGO=%.40s is no algorithm; use auto, oneshot, direct, staged, ring, tree, doubling or "
-                    "pairwise",
+                    "GRADSYNC_ALGO=%.40s is no algorithm; use auto, oneshot, direct, staged, ring, tree, doubling, "
+                    "pairwise or hierarchical",
                     name);
 }
 

@@ -8,6 +8,10 @@
 /* Pieces of messages that travel by PUT, bytes. */
 #define SMALLEST (8u << 10)
 #define LARGEST  (256u << 10)
+/* Between hosts: from WIRE_MESSAGE on a message takes hardly more than its bytes; below WIRE_SMALLEST
+ * cutting it saves less than another message costs. */
+#define WIRE_MESSAGE  (16u << 10)
+#define WIRE_SMALLEST (4u << 10)
 
 gsi_place gsi_at(int space, int rank, uint64_t off)
 {
@@ -274,6 +278,8 @@ int gsi_place_of(const gsi_plan_args *args, int rank)
 {
     int place = 0;
 
+    if (!args->order && args->hosts)
+        return args->hosts->first[args->hosts->of[rank]] + args->hosts->index[rank];
     if (!args->order)
         return rank;
     while (place < args->n - 1 && args->order[place] != rank)
@@ -286,19 +292,32 @@ int gsi_at_place(const gsi_plan_args *args, int place)
     place = place % args->n;
     if (place < 0)
         place += args->n;
-    return args->order ? args->order[place] : place;
+    if (args->order)
+        return args->order[place];
+    return args->hosts ? args->hosts->order[place] : place;
 }
 
 uint64_t gsi_want(const gsi_plan_args *args, uint64_t bytes, uint64_t share, uint64_t most)
 {
-    uint64_t want = bytes / share, least = bytes / most + (bytes % most != 0);
+    uint64_t want = bytes / share, least = bytes / most + (bytes % most != 0), smallest = SMALLEST;
 
     if (args->chunk)
         return args->chunk;
     if (!bytes)
         return LARGEST;
-    want = want < SMALLEST ? SMALLEST : want > LARGEST ? LARGEST : want;
+    if (args->hosts && args->hosts->hosts > 1) {
+        /* Two pieces keep the wire busy while one of them is reduced. */
+        smallest = bytes / 2 < WIRE_MESSAGE ? bytes / 2 : WIRE_MESSAGE;
+        smallest = smallest > WIRE_SMALLEST ? smallest : WIRE_SMALLEST;
+    }
+    want = want < smallest ? smallest : want > LARGEST ? LARGEST : want;
     return want > least ? want : least;
+}
+
+void gsi_settle_gather(gsi_builder *b)
+{
+    b->plan->gather = b->plan->user_memory || b->args->hosts;
+    b->gathered = b->plan->gather;
 }
 
 uint64_t gsi_mul(uint64_t a, uint64_t b)

@@ -92,6 +92,7 @@ int gsi_build_ring(gsi_builder *b);
 int gsi_build_tree(gsi_builder *b);
 int gsi_build_doubling(gsi_builder *b);
 int gsi_build_pairwise(gsi_builder *b);
+int gsi_build_hier(gsi_builder *b);
 
 /* Why the algorithm has no plan for these arguments, in a clause; NULL: it has one. */
 const char *gsi_unfit_oneshot(const gsi_plan_args *args);
@@ -101,6 +102,7 @@ const char *gsi_unfit_ring(const gsi_plan_args *args);
 const char *gsi_unfit_tree(const gsi_plan_args *args);
 const char *gsi_unfit_doubling(const gsi_plan_args *args);
 const char *gsi_unfit_pairwise(const gsi_plan_args *args);
+const char *gsi_unfit_hier(const gsi_plan_args *args);
 /* The one of args->algo. */
 const char *gsi_unfit(const gsi_plan_args *args);
 
@@ -120,6 +122,7 @@ uint64_t gsi_segment_staged(const gsi_plan_args *args);
 uint64_t gsi_segment_ring(const gsi_plan_args *args);
 uint64_t gsi_segment_tree(const gsi_plan_args *args);
 uint64_t gsi_segment_pairwise(const gsi_plan_args *args);
+uint64_t gsi_segment_hier(const gsi_plan_args *args);
 
 /* Elements that staged does in one block (of a rank's block, for reduce-scatter and all-gather). */
 uint64_t gsi_staged_block(const gsi_plan_args *args);
@@ -133,8 +136,10 @@ uint64_t gsi_elements(uint64_t bytes, uint32_t esize);
 uint64_t gsi_grain(uint64_t piece, uint32_t esize);
 /* Bytes wanted in a piece of something of `bytes`, of which a plan should have no more than `most`
  * pieces: a 1/share of it, within limits, if args->chunk does not say. bytes 0: the
- * largest that is ever wanted. */
+ * largest that is ever wanted. Between hosts a message has a price besides its bytes: pieces are larger. */
 uint64_t gsi_want(const gsi_plan_args *args, uint64_t bytes, uint64_t share, uint64_t most);
+/* Says what the plan needs besides user memory; with hosts it always has the headers. */
+void gsi_settle_gather(gsi_builder *b);
 /* Pieces that may be under way from one rank to another at once. */
 int gsi_depth(const gsi_plan_args *args);
 /* Fails: the message has more pieces than one plan can have. */

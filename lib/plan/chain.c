@@ -282,8 +282,7 @@ int gsi_build_chain(gsi_builder *b)
     c.items = c.pieces * (int)blocks;
     plan->ordered = !c.reduces || (args->flags & GRADSYNC_ORDERED);
     plan->user_memory = c.straight != 0;
-    plan->gather = plan->user_memory;
-    b->gathered = plan->gather;
+    gsi_settle_gather(b);
     plan->stage_bytes = c.end;
     return gsi_run_program(b, program, &c);
 }

@@ -72,7 +72,9 @@ static void disseminate(gsi_builder *b)
 int gsi_build_dissemination(gsi_builder *b)
 {
     b->plan->ordered = 1;
-    return gsi_run_program(b, disseminate, NULL);
+    gsi_settle_gather(b);
+    /* The exchange of headers is a barrier already. */
+    return b->gathered ? b->error : gsi_run_program(b, disseminate, NULL);
 }
 
 /* ---- all-reduce ---- */
@@ -224,8 +226,7 @@ int gsi_build_doubling(gsi_builder *b)
         return gsi_build_dissemination(b);
     plan->ordered = gathers(args);
     plan->user_memory = args->reach && (args->coll == GRADSYNC_ALL_GATHER || (!plan->ordered && power < args->n));
-    plan->gather = plan->user_memory;
-    b->gathered = plan->gather;
+    gsi_settle_gather(b);
     plan->stage_bytes = stage_of(args);
     return gsi_run_program(b, gathers(args) ? all_gather : all_reduce, NULL);
 }

@@ -357,8 +357,7 @@ int gsi_build_pairwise(gsi_builder *b)
     p.pieces = (int)pieces;
     plan->ordered = 1;
     plan->user_memory = args->reach && args->coll != GRADSYNC_REDUCE_SCATTER;
-    plan->gather = plan->user_memory;
-    b->gathered = plan->gather;
+    gsi_settle_gather(b);
     plan->stage_bytes = slots_of(args) * p.piece * args->esize;
     return gsi_run_program(b, program, &p);
 }

@@ -29,6 +29,9 @@ static int check(const gsi_plan_args *args)
 {
     if (args->n < 1 || args->n > UINT16_MAX || args->rank < 0 || args->rank >= args->n)
         return gsi_fail(GRADSYNC_ERR_INVALID, "plan: rank %d of %d is no rank", (int)args->rank, (int)args->n);
+    if (args->hosts && args->hosts->n != args->n)
+        return gsi_fail(GRADSYNC_ERR_INVALID, "plan: the hosts are of %d ranks, not of %d", (int)args->hosts->n,
+                        (int)args->n);
     if (args->coll < 0 || args->coll >= GRADSYNC_COLL_COUNT)
         return gsi_fail(GRADSYNC_ERR_INVALID, "plan: %d is no collective", (int)args->coll);
     if ((args->coll == GRADSYNC_BROADCAST || args->coll == GRADSYNC_REDUCE) &&
@@ -113,6 +116,7 @@ static const algorithm algorithms[GRADSYNC_ALGO_COUNT] = {
     [GRADSYNC_ALGO_TREE] = {gsi_unfit_tree, gsi_build_tree, gsi_segment_tree},
     [GRADSYNC_ALGO_DOUBLING] = {gsi_unfit_doubling, gsi_build_doubling, NULL},
     [GRADSYNC_ALGO_PAIRWISE] = {gsi_unfit_pairwise, gsi_build_pairwise, gsi_segment_pairwise},
+    [GRADSYNC_ALGO_HIER] = {gsi_unfit_hier, gsi_build_hier, gsi_segment_hier},
 };
 
 const char *gsi_unfit(const gsi_plan_args *args)
@@ -121,6 +125,12 @@ const char *gsi_unfit(const gsi_plan_args *args)
         return "there is no such algorithm";
     if (args->n > 1 && args->algo >= GRADSYNC_ALGO_RING && args->credits && args->credits < 4)
         return "fewer than 4 signals may be in flight";
+    if (args->n > 1 && args->hosts && (args->algo == GRADSYNC_ALGO_DIRECT || args->algo == GRADSYNC_ALGO_STAGED)) {
+        if (args->hosts->hosts > 1)
+            return "the ranks are on different hosts";
+        if (args->algo == GRADSYNC_ALGO_DIRECT && !args->share && args->coll != GRADSYNC_BARRIER)
+            return "peers do not reach the buffers: allocate them with gradsync_mem_alloc()";
+    }
     return args->n > 1 ? algorithms[args->algo].unfit(args) : NULL;
 }
 

@@ -27,11 +27,16 @@
  * STAGE hold what came with the header: the rank's whole SEND (of the root only, for
  * a broadcast). Without it nothing is known of the other ranks at the start.
  *
+ * Hosts. Ranks of different hosts cannot load or store each other's memory: between them
+ * there are PUTs and signals to single peers, and what came with the headers, only.
+ *
  * PUT is asynchronous: its source may be read until a FLUSH of that peer, or until a
  * signal has been awaited that the peer raised after awaiting this PUT's own signal.
  */
 #ifndef GSI_PLAN_H
 #define GSI_PLAN_H
+
+#include "plan/hosts.h"
 
 #include <gradsync/gradsync.h>
 
@@ -111,7 +116,10 @@ typedef struct gsi_plan_args {
     uint32_t credits;    /* signals in flight from one rank to another on one stream, at most */
     uint32_t flags;      /* enum gradsync_coll_flags: ORDERED matters */
     uint32_t reach;      /* 1: PUTs of every rank reach all of every rank's RECV; else results go by STAGE too */
-    const int32_t *order; /* n ranks in the order of the ring, the caller's; NULL: by number */
+    uint32_t share;      /* with hosts: 1: ranks of a host can load and store all of each other's SEND and RECV */
+    const gsi_hosts *hosts; /* which ranks share a host, the caller's; NULL: all of them. With hosts given the exchange
+                               of headers comes before every plan: nobody has to ask for leave to begin */
+    const int32_t *order;   /* n ranks in the order of the ring, the caller's; NULL: by host, or by number */
 } gsi_plan_args;
 
 /* Builds the plan of args->rank. The caller owns *out and frees it with

@@ -239,8 +239,7 @@ int gsi_build_ring(gsi_builder *b)
     r.groups = (int)groups;
     plan->ordered = args->coll == GRADSYNC_ALL_GATHER;
     plan->user_memory = args->reach && args->coll != GRADSYNC_REDUCE_SCATTER;
-    plan->gather = plan->user_memory;
-    b->gathered = plan->gather;
+    gsi_settle_gather(b);
     plan->stage_bytes = r.slot_rounds ? (uint64_t)(r.depth * (r.partial_stage ? 3 : 1)) * r.piece * args->esize : 0;
     return gsi_run_program(b, program, &r);
 }

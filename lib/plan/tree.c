@@ -305,6 +305,9 @@ int gsi_build_tree(gsi_builder *b)
         /* Up and down without bytes. */
         t = (tree){.piece = 1, .grain = 1, .depth = 1, .up = 1, .down = 1, .pieces = {1, 0}};
         plan->ordered = 1;
+        gsi_settle_gather(b);
+        if (b->gathered)
+            return b->error; /* the exchange of headers is a barrier already */
         b->gathered = 1;
         return gsi_run_program(b, program, &t);
     }
@@ -320,8 +323,7 @@ int gsi_build_tree(gsi_builder *b)
     }
     plan->ordered = args->coll == GRADSYNC_BROADCAST || args->n == 2;
     plan->user_memory = t.down && args->reach;
-    plan->gather = plan->user_memory;
-    b->gathered = plan->gather;
+    gsi_settle_gather(b);
     plan->stage_bytes = 2 * (uint64_t)buffers_of(args, t.depth) * t.piece * args->esize;
     return gsi_run_program(b, program, &t);
 }

@@ -131,8 +131,18 @@ static int check_place(gsi_sim *sim, int r, uint32_t at, uint32_t i)
     if (!plan->loadstore && step->kind != GSI_STEP_PUT)
         return gsi_verify_defect(sim, r, at, "%s memory of rank %d, but the plan is not marked loadstore", verb,
                                  (int)place->rank);
+    if (step->kind != GSI_STEP_PUT && !gsi_hosts_same(sim->args->hosts, r, place->rank)) {
+        /* What came with the header lies here already. */
+        if (plan->slot && place->space == GSI_STAGE && i < step->nsrc && place->off + bytes <= plan->eager)
+            return 0;
+        return gsi_verify_defect(sim, r, at, "%s %s of rank %d, which is on another host", verb, space,
+                                 (int)place->rank);
+    }
     if (place->space == GSI_STAGE)
         return 0;
+    if (step->kind != GSI_STEP_PUT && sim->args->hosts && !sim->args->share)
+        return gsi_verify_defect(sim, r, at, "%s %s of rank %d, which only that rank can load and store", verb, space,
+                                 (int)place->rank);
     if (!plan->user_memory)
         return gsi_verify_defect(sim, r, at, "%s %s of rank %d, but the plan is not marked user_memory", verb, space,
                                  (int)place->rank);
@@ -251,6 +261,8 @@ static int check_step(gsi_sim *sim, int r, int stream, uint32_t at, scratch *s)
         if (!plan->signal_all != (step->peer != GSI_ALL))
             return gsi_verify_defect(sim, r, at, "signals %s, but the plan is%s marked signal_all",
                                      step->peer == GSI_ALL ? "all ranks" : "one rank", plan->signal_all ? "" : " not");
+        if (step->peer == GSI_ALL && sim->args->hosts && sim->args->hosts->hosts > 1)
+            return gsi_verify_defect(sim, r, at, "signals all ranks, but they are on different hosts");
         if (step->peer == GSI_ALL)
             s->raised++;
         else

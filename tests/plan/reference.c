@@ -151,6 +151,13 @@ static int place_fits(int r, const gsi_step *s, const gsi_place *p, int i)
         return wrong("writes SEND");
     if (away && (s->kind == GSI_STEP_PUT ? i == 0 : !plan->loadstore))
         return wrong("not loadstore");
+    if (away && args->hosts && s->kind != GSI_STEP_PUT) {
+        int near = args->hosts->of[r] == args->hosts->of[p->rank];
+        if (!near && !(plan->slot && !user && i < s->nsrc && p->off + s->bytes <= plan->eager))
+            return wrong("another host");
+        if (near && user && !args->share)
+            return wrong("not shared");
+    }
     if (away && user && !plan->user_memory)
         return wrong("not user_memory");
     if (away && user && s->kind == GSI_STEP_PUT && !args->reach && cells_of)

@@ -7,9 +7,26 @@
 
 #include <string.h>
 
+/* Hierarchical plans are for several hosts: two, where nothing else is said. */
+static const gsi_hosts *hosts_of(int algo, int n)
+{
+    static gsi_hosts *made[512];
+    static int32_t host[512];
+
+    if (algo != GRADSYNC_ALGO_HIER || n < 2 || n >= 512)
+        return NULL;
+    for (int r = 0; r < n; r++)
+        host[r] = r >= n / 2;
+    if (!made[n] && gsi_hosts_make(host, n, &made[n]))
+        abort();
+    return made[n];
+}
+
 static gsi_plan_args args_of(int algo, int coll, int n, uint64_t count)
 {
-    return (gsi_plan_args){.algo = algo,
+    return (gsi_plan_args){.hosts = hosts_of(algo, n),
+                           .share = 1,
+                           .algo = algo,
                            .coll = coll,
                            .n = n,
                            .esize = 4,
@@ -135,7 +152,10 @@ static void test_properties(void)
                     right = right && p->algo == algo && p->coll == coll && p->n == n && !stage;
                     right = right && (!user || p->user_memory) && (p->loadstore || !peers || singles);
                     right = right && p->stage_bytes <= a.stage_bytes;
-                    if (n > 1)
+                    if (algo == GRADSYNC_ALGO_HIER && n > 1)
+                        right = right && p->gather && !p->signal_all && !p->slot && (singles || !p->nsteps) &&
+                                (!p->nsteps || p->loadstore == (n > 2));
+                    else if (n > 1)
                         right = right && p->loadstore == loads && p->signal_all == loads && (!loads || p->gather) &&
                                 (!p->user_memory || p->gather) && p->slot == (algo == GRADSYNC_ALGO_ONESHOT) &&
                                 !(loads && singles);

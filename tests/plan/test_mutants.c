@@ -230,6 +230,7 @@ static void mutants_of(gsi_plan *const *plans, const gsi_plan_args *args)
 /* One algorithm, every collective, few ranks, in pieces small enough to make pipelines. */
 static void algorithm(int algo)
 {
+    static const int32_t hosts_of[3][MAX_RANKS] = {{0, 1, 0, 1, 1}, {0, 0, 1, 1, 2}, {0, 1, 1, 2, 2}};
     int sets = 0, bad = 0, small = 0;
     char why[400] = "";
 
@@ -253,6 +254,11 @@ static void algorithm(int algo)
                     .flags = variant == 1 ? GRADSYNC_ORDERED : 0,
                     .reach = (uint32_t)(n + coll) % 2,
                 };
+                gsi_hosts *hosts = NULL;
+                if (algo == GRADSYNC_ALGO_HIER && !gsi_hosts_make(hosts_of[n == 2 ? 0 : variant], n, &hosts)) {
+                    args.hosts = hosts;
+                    args.share = (uint32_t)(n + coll) / 2 % 2;
+                }
                 args.stride = args.count + (variant == 2 && algo != GRADSYNC_ALGO_ONESHOT ? 3 : 0);
                 if (build(&args, plans)) {
                     int right = reference_verify(plans, &args, variant, &reason);
@@ -268,6 +274,7 @@ static void algorithm(int algo)
                 }
                 for (int r = 0; r < n; r++)
                     gsi_plan_free(plans[r]);
+                free(hosts);
             }
     tap_ok(sets && !bad && small, "%s: %d of %d sets of plans are right, %d also by brute force",
            gradsync_algo_name(algo), sets - bad, sets, small);

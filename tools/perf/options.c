@@ -25,7 +25,7 @@ static const char help[] =
     "                            double bfloat16 all\n"
     "  -r, --root RANK           of broadcast and reduce (default 0)\n"
     "      --algo NAME           auto (default), oneshot, direct, staged, ring, tree, doubling,\n"
-    "                            pairwise\n"
+    "                            pairwise, hierarchical\n"
     "      --ordered             combine the ranks in one fixed order: always the same bits\n"
     "      --transport NAME      auto (default), shm, verbs, tcp\n"
     "      --rails NAMES         network ports to use: auto only in this version\n"
@@ -245,7 +245,7 @@ static int take_algo(perf_options *o, const char *value)
         if (strcmp(value, gradsync_algo_name(o->algo)) == 0)
             return 0;
     }
-    return wrong("--algo", value, "auto, oneshot, direct, staged, ring, tree, doubling or pairwise");
+    return wrong("--algo", value, "auto, oneshot, direct, staged, ring, tree, doubling, pairwise or hierarchical");
 }
 
 static int take_transport(perf_options *o, const char *value)

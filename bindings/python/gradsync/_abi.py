@@ -79,6 +79,7 @@ class Algo(IntEnum):
     TREE = 5
     DOUBLING = 6
     PAIRWISE = 7
+    HIER = 8
 
 
 class ErrorCode(IntEnum):
@@ -142,7 +143,7 @@ class CollFlags(IntFlag):
 DTYPE_COUNT = 10
 OP_COUNT = 6
 COLL_COUNT = 6
-ALGO_COUNT = 8
+ALGO_COUNT = 9
 
 # C enum -> (class, prefix of its enumerators). Where C mixes prefixes (the two
 # results that are no errors) the test tries the short one too.
