@@ -478,7 +478,7 @@ static void test_arguments(void)
     bad += gradsync_barrier(comm, &opts) != GRADSYNC_ERR_INVALID;
     opts.timeout_ms = INT64_MAX;
     bad += gradsync_barrier(comm, &opts) != 0;
-    opts.algo = 8;
+    opts.algo = GRADSYNC_ALGO_COUNT;
     bad += gradsync_barrier(comm, &opts) != GRADSYNC_ERR_INVALID;
     opts.algo = 0;
     opts.stream = x;
