@@ -3,7 +3,7 @@
  * gradsync.h - keep gradients in step between the ranks of a training job.
  *
  * The whole public API, top to bottom: values, errors, context, memory,
- * communicator, collectives, requests, queries. Concepts are in gradsync(7),
+ * communicator, collectives, point to point, requests, queries. Concepts are in gradsync(7),
  * gradsync_memory(7) and gradsync_errors(7); every function has a man page.
  *
  * Conventions, true for every function unless its comment says otherwise:
@@ -83,6 +83,16 @@ enum gradsync_coll {
 };
 #define GRADSYNC_COLL_COUNT 6
 
+/* Operations between two ranks, as reports name them beside the collectives. */
+enum gradsync_p2p {
+    GRADSYNC_PUT = 16,
+    GRADSYNC_GET = 17,
+    GRADSYNC_SEND = 18,
+    GRADSYNC_RECV = 19,
+    GRADSYNC_SIGNAL = 20,
+    GRADSYNC_WAIT_SIGNAL = 21,
+};
+
 /* Algorithms. AUTO picks the one with the lowest predicted time. */
 enum gradsync_algo {
     GRADSYNC_ALGO_AUTO = 0,
@@ -103,7 +113,7 @@ GRADSYNC_API const char *gradsync_version(void);
 GRADSYNC_API uint32_t gradsync_version_number(void);
 /* Bytes of one element; 0 for a value that is no gradsync_dtype. */
 GRADSYNC_API size_t gradsync_dtype_size(int dtype);
-/* Names for logs and tables: "f32", "sum", "all_reduce", "ring". Static storage; "?" if unknown. */
+/* Names for logs and tables: "f32", "sum", "all_reduce" (or "send"), "ring". Static storage; "?" if unknown. */
 GRADSYNC_API const char *gradsync_dtype_name(int dtype);
 GRADSYNC_API const char *gradsync_op_name(int op);
 GRADSYNC_API const char *gradsync_coll_name(int coll);
@@ -163,7 +173,7 @@ GRADSYNC_API int gradsync_last_error(gradsync_error_info *out);
 typedef struct gradsync_context gradsync_context; /* settings, memory, devices; one a process is usual */
 typedef struct gradsync_comm gradsync_comm;       /* one rank's handle of a group of ranks */
 typedef struct gradsync_mem gradsync_mem;         /* memory that the library made or knows */
-typedef struct gradsync_request gradsync_request; /* a posted collective */
+typedef struct gradsync_request gradsync_request; /* a posted collective or point-to-point operation */
 
 enum gradsync_log_level {
     GRADSYNC_LOG_NONE = 0,
@@ -391,6 +401,71 @@ GRADSYNC_API int gradsync_reduce_post(gradsync_comm *comm, const void *send, voi
                                       int op, int root, const gradsync_coll_opts *opts, gradsync_request **request);
 GRADSYNC_API int gradsync_barrier_post(gradsync_comm *comm, const gradsync_coll_opts *opts, gradsync_request **request);
 
+/* ---- Point to point ---------------------------------------------------------- */
+
+/*
+ * Between this rank and one peer, beside the collectives of the same communicator, which neither wait for these
+ * nor are waited for. A rank may be its own peer. Deadlines are the communicator's; PEER_LOST and TIMEOUT break it
+ * as they do in a collective. Buffers may be memory of any kind, also where a length of 0 makes them NULL. The
+ * posted variants return at once with *request, as posted collectives do, and own the buffers until it is done.
+ * What one rank does towards one peer goes out in the order of the calls, posted or not.
+ */
+
+/*
+ * Messages. A send meets the receive of the same tag by the named peer, in the order of the calls for each peer and
+ * tag; any number may wait. A short message is on its way, and buf free, when send returns; a long one when it is
+ * received: so two ranks that both send before they receive should post one of the two. Errors: INVALID, NOMEM,
+ * MISMATCH (the message is longer than the receiver's room: nothing is written, the message is gone, and the
+ * communicator goes on; a short message's sender does not learn of it), TIMEOUT, PEER_LOST, BROKEN.
+ */
+GRADSYNC_API int gradsync_send(gradsync_comm *comm, int peer, const void *buf, uint64_t bytes, int tag);
+/* bytes: the room in buf. *received, if not NULL, becomes the length of the message. */
+GRADSYNC_API int gradsync_recv(gradsync_comm *comm, int peer, void *buf, uint64_t bytes, int tag, uint64_t *received);
+GRADSYNC_API int gradsync_send_post(gradsync_comm *comm, int peer, const void *buf, uint64_t bytes, int tag,
+                                    gradsync_request **request);
+/* *received belongs to the library until the request is done. */
+GRADSYNC_API int gradsync_recv_post(gradsync_comm *comm, int peer, void *buf, uint64_t bytes, int tag,
+                                    uint64_t *received, gradsync_request **request);
+
+/* A peer's leave to put and get: copy it to other ranks by any means, such as gradsync_all_gather(). Opaque; good
+ * for one communicator, and until the memory is freed or deregistered. */
+typedef struct gradsync_key {
+    uint64_t opaque[8];
+} gradsync_key;
+
+/* Makes the memory known to all peers, and its key. The owner may use the memory as ever.
+ * Errors: INVALID, NOMEM, UNSUPPORTED (peers cannot reach memory of this kind: see gradsync_mem_query()), TIMEOUT,
+ * BROKEN. */
+GRADSYNC_API int gradsync_mem_key(gradsync_comm *comm, gradsync_mem *mem, gradsync_key *key);
+
+/* Copies bytes from src into peer's memory, `offset` bytes behind its start; when it returns, or the request is done,
+ * they are there. The peer takes no part and is not told: see gradsync_signal(). Two ranks that touch the same bytes
+ * at the same time must order that themselves.
+ * Errors: INVALID (nothing is written: the key is of another rank or communicator, the range leaves the memory, or
+ * the peer has freed it), UNSUPPORTED (the range is in a partial page at an end of REMAPPED memory, which peers cannot
+ * reach), NOMEM, TIMEOUT, PEER_LOST, BROKEN. */
+GRADSYNC_API int gradsync_put(gradsync_comm *comm, int peer, const void *src, const gradsync_key *key, uint64_t offset,
+                              uint64_t bytes);
+/* The reverse: copies from peer's memory into dst. */
+GRADSYNC_API int gradsync_get(gradsync_comm *comm, int peer, void *dst, const gradsync_key *key, uint64_t offset,
+                              uint64_t bytes);
+GRADSYNC_API int gradsync_put_post(gradsync_comm *comm, int peer, const void *src, const gradsync_key *key,
+                                   uint64_t offset, uint64_t bytes, gradsync_request **request);
+GRADSYNC_API int gradsync_get_post(gradsync_comm *comm, int peer, void *dst, const gradsync_key *key, uint64_t offset,
+                                   uint64_t bytes, gradsync_request **request);
+
+/* Signals are counted, per pair of ranks and slot, from 0 at the communicator's start. */
+#define GRADSYNC_SIGNAL_SLOTS 64
+/* Raises by one peer's count of this rank's signals in `slot`. The peer sees it only after all that this rank has put
+ * there before, posted or not. Errors: INVALID, TIMEOUT, PEER_LOST, BROKEN. */
+GRADSYNC_API int gradsync_signal(gradsync_comm *comm, int peer, int slot);
+/* The same, posted: to signal after posted puts without waiting for them. */
+GRADSYNC_API int gradsync_signal_post(gradsync_comm *comm, int peer, int slot, gradsync_request **request);
+/* Waits until `peer` has signalled this rank in `slot` at least `value` times in all. Errors: as gradsync_signal(). */
+GRADSYNC_API int gradsync_wait_signal(gradsync_comm *comm, int peer, int slot, uint64_t value);
+/* How many times so far; makes some progress and never waits. Errors: INVALID, BROKEN. */
+GRADSYNC_API int gradsync_signal_count(gradsync_comm *comm, int peer, int slot, uint64_t *value);
+
 /* ---- Requests --------------------------------------------------------------- */
 
 /* GRADSYNC_IN_PROGRESS (1), 0 when done, or the collective's error; makes some
@@ -413,10 +488,10 @@ GRADSYNC_API int gradsync_request_free(gradsync_request *request);
 /* What a finished collective did. */
 typedef struct gradsync_report {
     uint32_t size;       /* set by the caller */
-    int32_t coll;        /* enum gradsync_coll */
-    int32_t algo;        /* enum gradsync_algo that ran */
+    int32_t coll;        /* enum gradsync_coll or gradsync_p2p */
+    int32_t algo;        /* enum gradsync_algo that ran; AUTO for point to point, which has none */
     int32_t result;      /* 0 or its error */
-    uint64_t seq;        /* its number in the communicator, from 1 */
+    uint64_t seq;        /* its number in the communicator, from 1; 0 for point to point */
     uint64_t bytes;      /* of the message: count times element size */
     double predicted_us; /* the selector's prediction */
     double measured_us;  /* from the post, or the call, to the end */

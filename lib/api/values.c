@@ -43,6 +43,9 @@ const char *gradsync_coll_name(int coll)
 {
     static const char *const names[GRADSYNC_COLL_COUNT] = {"all_reduce", "reduce_scatter", "all_gather",
                                                            "broadcast",  "reduce",         "barrier"};
+    static const char *const pairs[] = {"put", "get", "send", "recv", "signal", "wait_signal"};
+    if (coll >= GRADSYNC_PUT)
+        return name_of(pairs, sizeof pairs / sizeof *pairs, coll - GRADSYNC_PUT);
     return name_of(names, GRADSYNC_COLL_COUNT, coll);
 }
 

@@ -67,7 +67,7 @@ static int exchange_outcomes(gsi_outcome *all, int rc, int rank, int n, gradsync
 /* A rank that has failed before (rc) takes part all the same: the others would wait for it. Only one without memory
  * for what they say cannot, nor one whose exchange fails. */
 static int make_endpoint(gradsync_context *ctx, int rc, int rank, int n, int algo, gradsync_allgather_fn allgather,
-                         void *arg, int64_t deadline_ns, gsi_endpoint **out, int *strict)
+                         void *arg, int64_t deadline_ns, gsi_endpoint **out, int *strict, uint64_t *id)
 {
     gsi_shm_address shm = {0};
     int listen_fd = -1, exchanged = 0;
@@ -81,6 +81,8 @@ static int make_endpoint(gradsync_context *ctx, int rc, int rank, int n, int alg
         rc = gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for %d ranks", n);
     else
         rc = exchange_addresses(all, rank, n, algo, ctx->strict, rc, &shm, allgather, arg, &exchanged);
+    if (!rc)
+        memcpy(id, all[0].shm.address.name, sizeof *id); /* random, and another one in every communicator */
     for (int r = 0; !rc && r < n; r++) {
         peers[r] = all[r].shm;
         *strict |= all[r].strict != 0; /* all must act alike */
@@ -136,6 +138,7 @@ int gsi_comm_create(gradsync_context *ctx, int rank, int n, gradsync_allgather_f
 {
     int64_t start = gsi_now_ns();
     gsi_endpoint *ep = NULL;
+    uint64_t id = 0;
     int strict = 0, algo = config->algo, rc = algo ? 0 : algo_from_env(&algo);
     gradsync_comm *comm = gsi_calloc(1, sizeof *comm);
 
@@ -145,12 +148,14 @@ int gsi_comm_create(gradsync_context *ctx, int rank, int n, gradsync_allgather_f
     comm->engine.gone = free_comm;
     comm->timeout_ms = config->timeout_ms > 0 ? config->timeout_ms : ctx->timeout_ms;
     snprintf(comm->transport, sizeof comm->transport, "%s", n > 1 ? "shm" : "self");
-    rc = make_endpoint(ctx, rc, rank, n, algo, allgather, arg, gsi_deadline_ns(start, comm->timeout_ms), &ep, &strict);
+    rc = make_endpoint(ctx, rc, rank, n, algo, allgather, arg, gsi_deadline_ns(start, comm->timeout_ms), &ep, &strict,
+                       &id);
     if (rc) {
         free(comm);
         return rc;
     }
     rc = gsi_engine_init(&comm->engine, ep, &ctx->reg, &ctx->log);
+    comm->engine.id = id;
     comm->engine.default_algo = algo;
     comm->engine.progress = ctx->progress;
     comm->engine.strict = strict;

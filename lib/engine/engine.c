@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Making an engine, and running collectives through it from the caller's threads. */
-#include "engine/engine.h"
+#include "engine/p2p.h"
 
 #include <errno.h>
 #include <sched.h>
@@ -132,6 +132,7 @@ void gsi_engine_free(gsi_engine *e)
     if (e->process == gsi_process())
         end_all(e);
     gsi_engine_free_plans(e);
+    gsi_p2p_free(e);
     for (uint32_t i = 0; i < GSI_MAX_LANES; i++)
         free_lane(&e->lanes[i]);
     e->ep->ops->destroy(e->ep);
@@ -141,7 +142,7 @@ void gsi_engine_free(gsi_engine *e)
 
 /* ---- Running ------------------------------------------------------------------- */
 
-static int broken(const gsi_engine *e)
+int gsi_engine_fail_broken(const gsi_engine *e)
 {
     gradsync_error_info info = e->failure;
     info.code = GRADSYNC_ERR_BROKEN;
@@ -281,27 +282,32 @@ static void drive(gsi_engine *e, gsi_op *op)
     }
 }
 
+int gsi_engine_run_op(gsi_engine *e, gsi_op *op, void (*begin)(gsi_engine *e, gsi_op *op))
+{
+    pthread_mutex_lock(&e->lock);
+    if (e->broken) {
+        pthread_mutex_unlock(&e->lock);
+        return gsi_engine_fail_broken(e);
+    }
+    int threaded = atomic_load_explicit(&e->thread_started, memory_order_relaxed);
+    if (threaded)
+        start_driving(e);
+    begin(e, op);
+    drive(e, op);
+    pthread_mutex_unlock(&e->lock);
+    if (threaded)
+        stop_driving(e);
+    tell_news(e);
+    return op->result ? gsi_fail_info(op->error) : 0;
+}
+
 int gsi_engine_run(gsi_engine *e, const gsi_call *call)
 {
     gradsync_error_info error;
     gsi_op op = {0};
 
     prepare(e, call, &op, &error);
-    pthread_mutex_lock(&e->lock);
-    if (e->broken) {
-        pthread_mutex_unlock(&e->lock);
-        return broken(e);
-    }
-    int threaded = atomic_load_explicit(&e->thread_started, memory_order_relaxed);
-    if (threaded)
-        start_driving(e);
-    enter_or_enqueue(e, &op);
-    drive(e, &op);
-    pthread_mutex_unlock(&e->lock);
-    if (threaded)
-        stop_driving(e);
-    tell_news(e);
-    return op.result ? gsi_fail_info(&error) : 0;
+    return gsi_engine_run_op(e, &op, enter_or_enqueue);
 }
 
 /* ---- Posting ------------------------------------------------------------------- */
@@ -347,15 +353,13 @@ static int start_thread(gsi_engine *e)
     return 0;
 }
 
-int gsi_engine_post(gsi_engine *e, const gsi_call *call, gsi_op **out)
+int gsi_engine_post_op(gsi_engine *e, gsi_op *op, void (*enqueue_op)(gsi_engine *e, gsi_op *op), gsi_op **out)
 {
-    gsi_op *op = gsi_calloc(1, sizeof *op + sizeof(gradsync_error_info));
-
-    if (!op)
-        return gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for a request");
-    if (!e->posted) {
+    /* A collective of one rank has nobody to wait for; a message has to, even from the rank itself. */
+    int alone = e->n == 1 && op->call.coll < GRADSYNC_COLL_COUNT;
+    if (!e->posted || (!alone && !e->thread_started)) {
         pthread_mutex_lock(&e->lock);
-        int rc = e->n > 1 ? start_thread(e) : 0;
+        int rc = alone ? 0 : start_thread(e);
         e->posted = !rc; /* with lock held: from now on the queue has users without it */
         pthread_mutex_unlock(&e->lock);
         if (rc) {
@@ -363,18 +367,17 @@ int gsi_engine_post(gsi_engine *e, const gsi_call *call, gsi_op **out)
             return rc;
         }
     }
-    prepare(e, call, op, (gradsync_error_info *)(op + 1));
     op->posted = 1;
     if (e->broken) {
         free(op);
-        return broken(e);
+        return gsi_engine_fail_broken(e);
     }
     atomic_fetch_add(&e->holders, 1);
     atomic_fetch_add(&e->outstanding, 1);
-    enqueue(e, op);
+    enqueue_op(e, op);
     *out = op;
-    if (e->n == 1) {
-        /* Nobody to wait for: a hand-over to the thread would take longer than the work. */
+    if (alone) {
+        /* A hand-over to the thread would take longer than the work. */
         pthread_mutex_lock(&e->lock);
         drive(e, op);
         pthread_mutex_unlock(&e->lock);
@@ -385,6 +388,16 @@ int gsi_engine_post(gsi_engine *e, const gsi_call *call, gsi_op **out)
     if (atomic_load(&e->asleep))
         e->ep->ops->wake(e->ep);
     return 0;
+}
+
+int gsi_engine_post(gsi_engine *e, const gsi_call *call, gsi_op **out)
+{
+    gsi_op *op = gsi_calloc(1, sizeof *op + sizeof(gradsync_error_info));
+
+    if (!op)
+        return gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for a request");
+    prepare(e, call, op, (gradsync_error_info *)(op + 1));
+    return gsi_engine_post_op(e, op, enqueue, out);
 }
 
 static int result_of(const gsi_op *op)

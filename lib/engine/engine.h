@@ -89,6 +89,9 @@ typedef struct gsi_engine {
     uint64_t stage_user;  /* the last seq that used the staging memory */
     uint64_t left_gather; /* the last seq that is past the exchange of headers */
 
+    uint64_t id;                 /* of the communicator: the same on all of its ranks, and random */
+    struct gsi_p2p *_Atomic p2p; /* puts, sends and so on; NULL: none so far. Set with lock held */
+
     gsi_costs costs;
     gsi_eager_limits eager[GRADSYNC_COLL_COUNT];
     gsi_plan_entry plans[GSI_PLAN_CACHE];
@@ -141,6 +144,13 @@ void gsi_engine_release(gsi_op *op);
 /* Fails every rank of the communicator: any thread. */
 void gsi_engine_abort(gsi_engine *e, const char *reason);
 
+/* What these two do for collectives, for any op. begin(), with lock held, sets it under way; enqueue(), without, notes
+ * it for whoever drives; a posted op is freed if it cannot be posted. */
+int gsi_engine_run_op(gsi_engine *e, gsi_op *op, void (*begin)(gsi_engine *e, gsi_op *op));
+int gsi_engine_post_op(gsi_engine *e, gsi_op *op, void (*enqueue)(gsi_engine *e, gsi_op *op), gsi_op **out);
+/* BROKEN, with what broke it. */
+int gsi_engine_fail_broken(const gsi_engine *e);
+
 /* What would be chosen; for the caller's explanation too. */
 void gsi_engine_choose(const gsi_engine *e, const gsi_call *call, int shareable, uint64_t head, uint64_t tail,
                        int brief, gsi_choice *out);
@@ -172,6 +182,10 @@ int gsi_engine_start(gsi_engine *e, gsi_op *op);
 /* Everything in flight and queued ends with the failure; the communicator is broken. lock is held. */
 void gsi_engine_break(gsi_engine *e, const gsi_failure *failure, uint64_t seq, int step);
 void gsi_engine_fail_queued(gsi_engine *e);
+/* Publishes a failure and gives back the one that counts: the first. */
+void gsi_engine_publish(gsi_engine *e, gsi_failure *failure);
+/* Tells whoever waits for a posted op; it may be freed by another thread right after. lock is held. */
+void gsi_engine_tell(gsi_engine *e, gsi_op *op);
 /* An op ends. lock is held. */
 void gsi_engine_finish(gsi_engine *e, gsi_op *op, int result);
 /* Compares the headers: 0, or MISMATCH with op->error filled. */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* How collectives end: well, mismatched, late, or with a lost rank. */
-#include "engine/engine.h"
+#include "engine/p2p.h"
 
 #include <sched.h>
 #include <stdio.h>
@@ -94,7 +94,7 @@ int gsi_engine_compare(gsi_engine *e, gsi_op *op)
 
 /* Publishes a failure and gives back the one that counts: the first. A rank that is just writing one down is given a
  * moment; one that was stopped or died over it is not waited for. */
-static void publish(gsi_engine *e, gsi_failure *failure)
+void gsi_engine_publish(gsi_engine *e, gsi_failure *failure)
 {
     e->ep->ops->fail(e->ep, failure);
     for (int i = 0; i < 100 && !e->ep->ops->failure(e->ep, failure); i++)
@@ -125,7 +125,7 @@ static void note_end(gsi_engine *e, const gsi_op *op)
 }
 
 /* Tells whoever waits for a posted op; it may be freed by another thread right after. */
-static void tell(gsi_engine *e, gsi_op *op)
+void gsi_engine_tell(gsi_engine *e, gsi_op *op)
 {
     pthread_mutex_lock(&e->queue_lock);
     int detached = op->detached, fd = op->fd;
@@ -167,7 +167,7 @@ static void end(gsi_engine *e, gsi_op *op, int result)
     release(e, op);
     note_end(e, op);
     if (op->posted)
-        tell(e, op);
+        gsi_engine_tell(e, op);
 }
 
 void gsi_engine_finish(gsi_engine *e, gsi_op *op, int result)
@@ -181,7 +181,7 @@ void gsi_engine_finish(gsi_engine *e, gsi_op *op, int result)
         gradsync_error_info info = GRADSYNC_ERROR_INFO_INIT;
         gradsync_last_error(&info);
         snprintf(failure.text, sizeof failure.text, "rank %d failed: %.180s", e->rank, info.message);
-        publish(e, &failure);
+        gsi_engine_publish(e, &failure);
         gsi_engine_break(e, &failure, op->number, -1);
         return;
     }
@@ -219,6 +219,7 @@ void gsi_engine_fail_queued(gsi_engine *e)
         op->error->seq = op->number;
         end(e, op, e->failure.code);
     }
+    gsi_p2p_fail_all(e);
 }
 
 void gsi_engine_break(gsi_engine *e, const gsi_failure *failure, uint64_t seq, int step)
@@ -288,7 +289,7 @@ static void time_out(gsi_engine *e, const gsi_op *op)
         snprintf(failure.text, sizeof failure.text,
                  "rank %d waited %.1f s in vain for the other ranks to finish earlier collectives than %llu", e->rank,
                  (double)op->call.timeout_ms / 1000, (unsigned long long)number);
-    publish(e, &failure);
+    gsi_engine_publish(e, &failure);
     gsi_engine_break(e, &failure, number, step);
 }
 
@@ -297,7 +298,7 @@ void gsi_engine_look_for_trouble(gsi_engine *e)
     gsi_failure failure = {0};
     int peer = -1;
 
-    if (e->broken || (e->done == e->newest && !atomic_load(&e->queued)))
+    if (e->broken || gsi_p2p_look_for_trouble(e) || (e->done == e->newest && !atomic_load(&e->queued)))
         return;
     if (e->ep->ops->check(e->ep, e->done + 1, &peer, failure.text, sizeof failure.text)) {
         /* What the lost rank had still done counts: it may have been enough. */
@@ -308,7 +309,7 @@ void gsi_engine_look_for_trouble(gsi_engine *e)
         failure.code = GRADSYNC_ERR_PEER_LOST;
         failure.by = e->rank;
         failure.peer = peer;
-        publish(e, &failure);
+        gsi_engine_publish(e, &failure);
         const gsi_op *oldest = e->lanes[(e->done + 1) % e->ep->lanes].op;
         gsi_engine_break(e, &failure, oldest ? oldest->number : 0, -1);
         return;

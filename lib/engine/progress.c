@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Starting and stepping collectives: queued -> entered -> (stage) -> running -> done. */
-#include "engine/engine.h"
+#include "engine/p2p.h"
 
 #include <stdio.h>
 
@@ -454,6 +454,8 @@ int gsi_engine_progress(gsi_engine *e)
         if (lane->op && lane->op->seq == seq)
             moved |= step(e, lane);
     }
+    if (!e->broken)
+        moved |= gsi_p2p_progress(e);
     e->ep->ops->announce(e->ep);
     return moved;
 }

@@ -44,6 +44,8 @@ void gsi_engine_report(const gsi_engine *e, const gsi_op *op, gradsync_report *o
     };
     if (op->result)
         snprintf(out->reason, sizeof out->reason, "failed: %s", gradsync_strerror(op->result));
+    else if (op->call.coll >= GRADSYNC_COLL_COUNT)
+        out->reason[0] = 0; /* there is nothing to choose between */
     else
         explain_choice(e, op, out->reason, sizeof out->reason);
 }

@@ -214,11 +214,12 @@ static void test_clock(void)
 static void test_values(void)
 {
     int bad = 0;
-    for (int i = -3; i < 20; i++) {
+    for (int i = -3; i < 30; i++) {
         int dtype = i >= 0 && i < GRADSYNC_DTYPE_COUNT;
         bad += (gradsync_dtype_size(i) != 0) != dtype || (strcmp(gradsync_dtype_name(i), "?") != 0) != dtype;
         bad += (strcmp(gradsync_op_name(i), "?") != 0) != (i >= 0 && i < GRADSYNC_OP_COUNT);
-        bad += (strcmp(gradsync_coll_name(i), "?") != 0) != (i >= 0 && i < GRADSYNC_COLL_COUNT);
+        bad += (strcmp(gradsync_coll_name(i), "?") != 0) !=
+               ((i >= 0 && i < GRADSYNC_COLL_COUNT) || (i >= GRADSYNC_PUT && i <= GRADSYNC_WAIT_SIGNAL));
         bad += (strcmp(gradsync_algo_name(i), "?") != 0) != (i >= 0 && i < GRADSYNC_ALGO_COUNT);
     }
     for (int e = -20; e < 5; e++) {

@@ -68,6 +68,17 @@ class Coll(IntEnum):
     BARRIER = 5
 
 
+class P2p(IntEnum):
+    """Operations between two ranks, as reports name them."""
+
+    PUT = 16
+    GET = 17
+    SEND = 18
+    RECV = 19
+    SIGNAL = 20
+    WAIT_SIGNAL = 21
+
+
 class Algo(IntEnum):
     """Algorithms; AUTO takes the one with the lowest predicted time."""
 
@@ -143,6 +154,7 @@ class CollFlags(IntFlag):
 DTYPE_COUNT = 10
 OP_COUNT = 6
 COLL_COUNT = 6
+SIGNAL_SLOTS = 64
 ALGO_COUNT = 9
 
 # C enum -> (class, prefix of its enumerators). Where C mixes prefixes (the two
@@ -151,6 +163,7 @@ ENUMS: Dict[str, Tuple[Type[IntEnum], str]] = {
     "gradsync_dtype": (DType, "GRADSYNC_"),
     "gradsync_op": (Op, "GRADSYNC_"),
     "gradsync_coll": (Coll, "GRADSYNC_"),
+    "gradsync_p2p": (P2p, "GRADSYNC_"),
     "gradsync_algo": (Algo, "GRADSYNC_ALGO_"),
     "gradsync_error": (ErrorCode, "GRADSYNC_ERR_"),
     "gradsync_log_level": (LogLevel, "GRADSYNC_LOG_"),
@@ -258,6 +271,12 @@ class CollOpts(Sized):
     ]
 
 
+class Key(c.Structure):
+    """A peer's leave to put and get; opaque."""
+
+    _fields_ = [("opaque", c.c_uint64 * 8)]
+
+
 class Report(Sized):
     _fields_ = [
         ("size", c.c_uint32),
@@ -350,13 +369,14 @@ class TransportInfo(Sized):
 
 
 # C typedef -> its class here.
-STRUCTS: Dict[str, Type[Sized]] = {
+STRUCTS: Dict[str, Type[c.Structure]] = {
     "gradsync_error_info": ErrorInfo,
     "gradsync_config": Config,
     "gradsync_mem_config": MemConfig,
     "gradsync_mem_info": MemInfo,
     "gradsync_comm_config": CommConfig,
     "gradsync_coll_opts": CollOpts,
+    "gradsync_key": Key,
     "gradsync_report": Report,
     "gradsync_comm_info": CommInfo,
     "gradsync_peer_info": PeerInfo,
@@ -377,6 +397,9 @@ _str = c.c_char_p
 _ptr = c.c_void_p  # memory, and the opaque context, comm, mem and request
 _out = c.POINTER(c.c_void_p)  # where an opaque handle is returned
 _opts = c.POINTER(CollOpts)
+_key = c.POINTER(Key)
+_message = (_ptr, _int, _ptr, _u64, _int)
+_access = (_ptr, _int, _ptr, _key, _u64, _u64)
 _reduction = (_ptr, _ptr, _ptr, _u64, _int, _int, _opts)
 _rooted = (_ptr, _ptr, _ptr, _u64, _int, _int, _int, _opts)
 
@@ -423,6 +446,19 @@ FUNCTIONS: Dict[str, Tuple[Any, Tuple[Any, ...]]] = {
     "gradsync_broadcast_post": (_int, _reduction + (_out,)),
     "gradsync_reduce_post": (_int, _rooted + (_out,)),
     "gradsync_barrier_post": (_int, (_ptr, _opts, _out)),
+    "gradsync_send": (_int, _message),
+    "gradsync_recv": (_int, _message + (_ptr,)),
+    "gradsync_send_post": (_int, _message + (_out,)),
+    "gradsync_recv_post": (_int, _message + (_ptr, _out)),
+    "gradsync_mem_key": (_int, (_ptr, _ptr, _key)),
+    "gradsync_put": (_int, _access),
+    "gradsync_get": (_int, _access),
+    "gradsync_put_post": (_int, _access + (_out,)),
+    "gradsync_get_post": (_int, _access + (_out,)),
+    "gradsync_signal": (_int, (_ptr, _int, _int)),
+    "gradsync_signal_post": (_int, (_ptr, _int, _int, _out)),
+    "gradsync_wait_signal": (_int, (_ptr, _int, _int, _u64)),
+    "gradsync_signal_count": (_int, (_ptr, _int, _int, _ptr)),
     "gradsync_test": (_int, (_ptr,)),
     "gradsync_wait": (_int, (_ptr,)),
     "gradsync_wait_all": (_int, (_out, _size)),
