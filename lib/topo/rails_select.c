@@ -175,16 +175,17 @@ static void share_out(struct deal *d, const int *ranks, int n, const int *ports,
 /* Deals the ports of one group's candidates to its members, the least loaded ports first. */
 static void deal_group(struct deal *d, const int *ranks, int n)
 {
-    gsi_distance best = nearest(d, ranks[0]);
+    int any = ranks[0]; /* their candidates are the same, at distances of their own */
+    gsi_distance best = nearest(d, any);
 
     while (n > 0) {
         double least = -1;
         int k = 0;
         for (int p = 0; p < d->nports; p++)
-            if (is_candidate(d, ranks[0], best, p) && (least < 0 || d->load[p] < least))
+            if (is_candidate(d, any, best, p) && (least < 0 || d->load[p] < least))
                 least = d->load[p];
         for (int p = 0; p < d->nports; p++)
-            if (is_candidate(d, ranks[0], best, p) && d->load[p] < least + 1e-6)
+            if (is_candidate(d, any, best, p) && d->load[p] < least + 1e-6)
                 d->level[k++] = p;
         if (!k)
             return;
