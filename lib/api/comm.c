@@ -31,7 +31,7 @@ int gradsync_comm_create(gradsync_context *ctx, int rank, int nranks, gradsync_a
     if (!allgather && nranks > 1)
         return gsi_fail(GRADSYNC_ERR_INVALID, "%d ranks need an all-gather callback to find each other", nranks);
     int rc = check_config(config, &own);
-    return rc ? rc : gsi_comm_create(ctx, rank, nranks, allgather, arg, &own, out);
+    return rc ? rc : gsi_comm_create(ctx, rank, nranks, allgather, arg, 0, &own, out);
 }
 
 static const char *environment(void *arg, const char *name)
@@ -56,14 +56,14 @@ int gradsync_comm_create_from_env(gradsync_context *ctx, const gradsync_comm_con
     if (rc)
         return rc;
     if (job.nranks == 1)
-        return gsi_comm_create(ctx, 0, 1, NULL, NULL, &own, out);
+        return gsi_comm_create(ctx, 0, 1, NULL, NULL, 0, &own, out);
     rc = gsi_job_key(ctx->key, environment, NULL, job.local_ranks == job.nranks, key);
     if (!rc)
         rc = gsi_bootstrap_create(&job, key, own.timeout_ms ? own.timeout_ms : ctx->timeout_ms, &ctx->log, &bootstrap);
     explicit_bzero(key, sizeof key);
     if (rc)
         return rc;
-    rc = gsi_comm_create(ctx, job.rank, job.nranks, gsi_bootstrap_allgather, bootstrap, &own, out);
+    rc = gsi_comm_create(ctx, job.rank, job.nranks, gsi_bootstrap_allgather, bootstrap, 0, &own, out);
     gsi_bootstrap_destroy(bootstrap);
     return rc;
 }

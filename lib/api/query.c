@@ -3,16 +3,25 @@
 #include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "api/check.h"
 #include "comm/comm.h"
 #include "reduce/reduce.h"
 #include "topo/system.h"
+#include "transport/net/create.h"
+#include "transport/span/span.h"
 
 static int null_comm(void)
 {
     return gsi_fail(GRADSYNC_ERR_INVALID, "the communicator is NULL");
+}
+
+static int rails_of(const gradsync_comm *comm)
+{
+    gsi_endpoint *net = gsi_span_net(comm->engine.ep);
+    return strcmp(net->ops->name, "net") ? 0 : gsi_net_rails(net);
 }
 
 int gradsync_request_report(const gradsync_request *request, gradsync_report *out)
@@ -99,7 +108,8 @@ int gradsync_comm_query(const gradsync_comm *comm, gradsync_comm_info *out)
                                .local_rank = ep->local_rank,
                                .local_ranks = ep->local_ranks,
                                .memory_bytes = ep->ops->memory_bytes(ep) + sizeof *comm,
-                               .create_ms = comm->create_ms};
+                               .create_ms = comm->create_ms,
+                               .nrails = rails_of(comm)};
     snprintf(info.transport, sizeof info.transport, "%s", comm->transport);
     return gsi_give_info(out, &info, sizeof info, "gradsync_comm_info");
 }
@@ -122,10 +132,21 @@ int gradsync_comm_peer(gradsync_comm *comm, int rank, gradsync_peer_info *out)
 
 int gradsync_comm_rail(gradsync_comm *comm, int index, gradsync_rail_info *out)
 {
-    (void)out;
+    gradsync_rail_info info = {0};
+
     if (!comm)
         return null_comm();
-    return gsi_fail(GRADSYNC_ERR_INVALID, "there is no rail %d: %s needs none", index, comm->transport);
+    if (gsi_engine_check_process(&comm->engine))
+        return GRADSYNC_ERR_INVALID;
+    int rails = rails_of(comm);
+    if (!rails)
+        return gsi_fail(GRADSYNC_ERR_INVALID, "there is no rail %d: %s needs none", index, comm->transport);
+    if (index < 0 || index >= rails)
+        return gsi_fail(GRADSYNC_ERR_INVALID, "there is no rail %d of %d", index, rails);
+    pthread_mutex_lock(&comm->engine.lock);
+    gsi_net_rail(gsi_span_net(comm->engine.ep), index, &info);
+    pthread_mutex_unlock(&comm->engine.lock);
+    return gsi_give_info(out, &info, sizeof info, "gradsync_rail_info");
 }
 
 int gradsync_comm_counters(gradsync_comm *comm, gradsync_counters *out)

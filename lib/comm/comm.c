@@ -12,7 +12,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/process.h"
-#include "comm/exchange.h"
+#include "comm/connect.h"
 
 /* ---- Making ------------------------------------------------------------------- */
 
@@ -21,87 +21,6 @@ static const char *last_message(gradsync_error_info *info)
     *info = (gradsync_error_info)GRADSYNC_ERROR_INFO_INIT;
     gradsync_last_error(info);
     return info->message;
-}
-
-/* Round 1: everyone learns who and where everyone is. A rank that already failed says so. */
-static int exchange_addresses(gsi_address *all, int rank, int n, int algo, int strict, int status,
-                              const gsi_shm_address *shm, gradsync_allgather_fn allgather, void *arg, int *exchanged)
-{
-    gradsync_error_info info;
-    gsi_address own;
-
-    memset(&own, 0, sizeof own);
-    own.magic = GSI_ADDRESS_MAGIC;
-    own.abi = GSI_ABI;
-    own.rank = rank;
-    own.n = n;
-    own.algo = algo;
-    own.strict = strict;
-    own.status = status;
-    own.shm.address = *shm;
-    gsi_host_identity(own.host_id, sizeof own.host_id, own.shm.host, sizeof own.shm.host);
-    if (status)
-        snprintf(own.error, sizeof own.error, "%.199s", last_message(&info));
-    int rc = gsi_exchange(allgather, arg, &own, all, sizeof own);
-    *exchanged = !rc;
-    return rc ? rc : gsi_addresses_check(all, rank, n);
-}
-
-/* Round 2: either all have made it or none has. */
-static int exchange_outcomes(gsi_outcome *all, int rc, int rank, int n, gradsync_allgather_fn allgather, void *arg)
-{
-    gradsync_error_info info;
-    gsi_outcome own = {rc, ""};
-
-    last_message(&info);
-    if (rc)
-        snprintf(own.error, sizeof own.error, "%.199s", info.message);
-    int exchanged = gsi_exchange(allgather, arg, &own, all, sizeof own);
-    if (rc)
-        gsi_fail_info(&info);
-    else
-        rc = exchanged ? exchanged : gsi_outcomes_check(all, rank, n);
-    return rc;
-}
-
-/* A rank that has failed before (rc) takes part all the same: the others would wait for it. Only one without memory
- * for what they say cannot, nor one whose exchange fails. */
-static int make_endpoint(gradsync_context *ctx, int rc, int rank, int n, int algo, gradsync_allgather_fn allgather,
-                         void *arg, int64_t deadline_ns, gsi_endpoint **out, int *strict, uint64_t *id)
-{
-    gsi_shm_address shm = {0};
-    int listen_fd = -1, exchanged = 0;
-    if (!rc)
-        rc = shm_listen(&listen_fd, &shm);
-    gsi_address *all = gsi_calloc((size_t)n, sizeof *all);
-    gsi_shm_peer *peers = gsi_calloc((size_t)n, sizeof *peers);
-    gsi_outcome *outcomes = gsi_calloc((size_t)n, sizeof *outcomes);
-
-    if (!all || !peers || !outcomes)
-        rc = gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for %d ranks", n);
-    else
-        rc = exchange_addresses(all, rank, n, algo, ctx->strict, rc, &shm, allgather, arg, &exchanged);
-    if (!rc)
-        memcpy(id, all[0].shm.address.name, sizeof *id); /* random, and another one in every communicator */
-    for (int r = 0; !rc && r < n; r++) {
-        peers[r] = all[r].shm;
-        *strict |= all[r].strict != 0; /* all must act alike */
-    }
-    if (!rc) {
-        rc = gsi_shm_create(listen_fd, rank, n, peers, deadline_ns, &ctx->log, out);
-        listen_fd = -1;
-    }
-    if (listen_fd >= 0)
-        close(listen_fd);
-    free(all);
-    free(peers);
-    int made = !rc;
-    if (exchanged)
-        rc = exchange_outcomes(outcomes, rc, rank, n, allgather, arg);
-    free(outcomes);
-    if (rc && made)
-        (*out)->ops->destroy(*out);
-    return rc;
 }
 
 static int algo_from_env(int *algo)
@@ -133,13 +52,11 @@ static void enlist(gradsync_comm *comm)
     pthread_mutex_unlock(&comm->ctx->lock);
 }
 
-int gsi_comm_create(gradsync_context *ctx, int rank, int n, gradsync_allgather_fn allgather, void *arg,
+int gsi_comm_create(gradsync_context *ctx, int rank, int n, gradsync_allgather_fn allgather, void *arg, int rows,
                     const gradsync_comm_config *config, gradsync_comm **out)
 {
     int64_t start = gsi_now_ns();
-    gsi_endpoint *ep = NULL;
-    uint64_t id = 0;
-    int strict = 0, algo = config->algo, rc = algo ? 0 : algo_from_env(&algo);
+    int algo = config->algo, rc = algo ? 0 : algo_from_env(&algo);
     gradsync_comm *comm = gsi_calloc(1, sizeof *comm);
 
     if (!comm)
@@ -147,18 +64,28 @@ int gsi_comm_create(gradsync_context *ctx, int rank, int n, gradsync_allgather_f
     comm->ctx = ctx;
     comm->engine.gone = free_comm;
     comm->timeout_ms = config->timeout_ms > 0 ? config->timeout_ms : ctx->timeout_ms;
-    snprintf(comm->transport, sizeof comm->transport, "%s", n > 1 ? "shm" : "self");
-    rc = make_endpoint(ctx, rc, rank, n, algo, allgather, arg, gsi_deadline_ns(start, comm->timeout_ms), &ep, &strict,
-                       &id);
+    const gsi_connect_args args = {.ctx = ctx,
+                                   .allgather = allgather,
+                                   .arg = arg,
+                                   .rank = rank,
+                                   .n = n,
+                                   .rows = rows,
+                                   .algo = algo,
+                                   .status = rc,
+                                   .deadline_ns = gsi_deadline_ns(start, comm->timeout_ms)};
+    gsi_connected made;
+    rc = gsi_connect(&args, &made);
     if (rc) {
         free(comm);
         return rc;
     }
-    rc = gsi_engine_init(&comm->engine, ep, &ctx->reg, &ctx->log);
-    comm->engine.id = id;
+    comm->far = made.far;
+    memcpy(comm->transport, made.transport, sizeof comm->transport);
+    rc = gsi_engine_init(&comm->engine, made.ep, &ctx->reg, &ctx->log);
+    comm->engine.id = made.id;
     comm->engine.default_algo = algo;
     comm->engine.progress = ctx->progress;
-    comm->engine.strict = strict;
+    comm->engine.strict = made.strict;
     if (!rc)
         rc = gsi_comm_calibrate(comm);
     if (rc) {
@@ -235,11 +162,10 @@ static int split_allgather(void *arg, const void *send, void *recv, size_t bytes
 /* The rounds that this rank did not need, because it is in no part or failed early, but others do. */
 static int skip_rounds(split_exchange *x)
 {
-    static const size_t bytes[GSI_CREATE_ROUNDS] = {sizeof(gsi_address), sizeof(gsi_outcome)};
-    int rc = 0;
+    int rc = 0, rows = x->parent->far ? x->parent->engine.n : 0, rounds = rows ? GSI_FAR_ROUNDS : GSI_NEAR_ROUNDS;
 
-    while (!rc && x->rounds < GSI_CREATE_ROUNDS) {
-        size_t size = bytes[x->rounds++];
+    while (!rc && x->rounds < rounds) {
+        size_t size = gsi_connect_round_bytes(x->rounds++, rows);
         char *nothing = gsi_calloc(1, size), *all = gsi_calloc((size_t)x->parent->engine.n, size);
         rc = nothing && all ? gather_over(x->parent, nothing, all, size)
                             : gsi_fail(GRADSYNC_ERR_NOMEM, "no memory to split a communicator");
@@ -285,7 +211,7 @@ int gsi_comm_split(gradsync_comm *parent, int color, int key, const gradsync_com
     int voted = !rc;
     if (voted && color >= 0) {
         int own = find_members(votes, n, rank, &x);
-        rc = gsi_comm_create(parent->ctx, own, x.count, split_allgather, &x, config, out);
+        rc = gsi_comm_create(parent->ctx, own, x.count, split_allgather, &x, parent->far ? n : 0, config, out);
     }
     gradsync_error_info info = GRADSYNC_ERROR_INFO_INIT;
     gradsync_last_error(&info);

@@ -13,12 +13,11 @@ struct gradsync_comm {
     int64_t timeout_ms;
     double create_ms;
     char transport[16];
+    int far; /* made over several hosts, or over a network: parts of it are made with as many rounds */
 };
 
-/* Makes a communicator over an out-of-band exchange (NULL only for n == 1); always makes exactly
- * GSI_CREATE_ROUNDS calls of it, unless one fails, so that groups of a split stay in step. */
-enum { GSI_CREATE_ROUNDS = 2 };
-int gsi_comm_create(gradsync_context *ctx, int rank, int n, gradsync_allgather_fn allgather, void *arg,
+/* Makes a communicator over an out-of-band exchange (NULL only for n == 1). rows: see gsi_connect_args. */
+int gsi_comm_create(gradsync_context *ctx, int rank, int n, gradsync_allgather_fn allgather, void *arg, int rows,
                     const gradsync_comm_config *config, gradsync_comm **out);
 int gsi_comm_split(gradsync_comm *parent, int color, int key, const gradsync_comm_config *config, gradsync_comm **out);
 void gsi_comm_destroy(gradsync_comm *comm);

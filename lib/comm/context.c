@@ -29,9 +29,9 @@ static int timeout_from_env(int64_t *ms)
 
 static int check_transport(const char *name)
 {
-    if (!strcmp(name, "auto") || !strcmp(name, "shm"))
+    if (!strcmp(name, "auto") || !strcmp(name, "shm") || !strcmp(name, "verbs") || !strcmp(name, "tcp"))
         return 0;
-    return gsi_fail(GRADSYNC_ERR_UNSUPPORTED, "transport \"%.40s\" is not in this build; use auto or shm", name);
+    return gsi_fail(GRADSYNC_ERR_UNSUPPORTED, "there is no transport \"%.40s\"; use auto, shm, verbs or tcp", name);
 }
 
 /* All tiers give the same bits, so another one than was asked for is no error; but it is told. */

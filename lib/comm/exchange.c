@@ -72,17 +72,21 @@ int gsi_addresses_check(const gsi_address *a, int rank, int n)
         if (a[r].algo != a[rank].algo)
             return gsi_fail(GRADSYNC_ERR_MISMATCH, "rank %d fixes the algorithm to %s, rank %d to %s", r,
                             gradsync_algo_name(a[r].algo), rank, gradsync_algo_name(a[rank].algo));
+        if (a[r].wire != a[rank].wire || a[r].local_only != a[rank].local_only)
+            return gsi_fail(GRADSYNC_ERR_MISMATCH,
+                            "rank %d and rank %d ask for different transports; set GRADSYNC_TRANSPORT alike on all "
+                            "ranks",
+                            r, rank);
     }
     for (int r = 0; r < n; r++)
         if (a[r].status)
             return r == rank ? a[r].status : gsi_fail(a[r].status, "rank %d cannot join: %.200s", r, a[r].error);
     for (int r = 0; r < n; r++)
-        if (strncmp(a[r].host_id, a[rank].host_id, sizeof a[r].host_id))
-            return gsi_fail(
-                GRADSYNC_ERR_UNSUPPORTED,
-                "rank %d is on %.63s, rank %d on %.63s, and this build has no transport between hosts; put all "
-                "ranks on one host (or set GRADSYNC_HOST_ID alike if they share memory)",
-                r, a[r].shm.host, rank, a[rank].shm.host);
+        if (a[rank].local_only && strncmp(a[r].host_id, a[rank].host_id, sizeof a[r].host_id))
+            return gsi_fail(GRADSYNC_ERR_UNSUPPORTED,
+                            "rank %d is on %.63s, rank %d on %.63s, and transport shm is asked for, which does not "
+                            "reach other hosts; use auto (or set GRADSYNC_HOST_ID alike if they share memory)",
+                            r, a[r].shm.host, rank, a[rank].shm.host);
     return 0;
 }
 

@@ -513,4 +513,9 @@ void gsi_engine_abort(gsi_engine *e, const char *reason)
     snprintf(failure.text, sizeof failure.text, "rank %d aborted%s%.160s", e->rank, reason && *reason ? ": " : "",
              reason ? reason : "");
     e->ep->ops->fail(e->ep, &failure);
+    if (!e->ep->ops->progress)
+        return;
+    pthread_mutex_lock(&e->lock); /* between hosts a message has to carry it, and maybe nobody else drives */
+    e->ep->ops->progress(e->ep);
+    pthread_mutex_unlock(&e->lock);
 }

@@ -97,6 +97,8 @@ int gsi_engine_compare(gsi_engine *e, gsi_op *op)
 void gsi_engine_publish(gsi_engine *e, gsi_failure *failure)
 {
     e->ep->ops->fail(e->ep, failure);
+    if (e->ep->ops->progress)
+        e->ep->ops->progress(e->ep); /* between hosts a message has to carry it */
     for (int i = 0; i < 100 && !e->ep->ops->failure(e->ep, failure); i++)
         sched_yield();
 }

@@ -36,6 +36,13 @@ static int uses_recv(const gsi_engine *e, const gsi_call *call)
     return call->coll != GRADSYNC_REDUCE || call->root == e->rank;
 }
 
+/* The part of a memory that peers can reach: where other hosts reach it, all of it. */
+static void reach_of(const gsi_engine *e, const gsi_memory *mem, const char **addr, uint64_t *bytes)
+{
+    *addr = e->ep->whole_memory ? mem->addr : mem->share_addr;
+    *bytes = e->ep->whole_memory ? mem->bytes : mem->share_bytes;
+}
+
 /* Finds the buffers in the register and hands them to the peers. 0, or IN_PROGRESS. Memory that
  * cannot be handed over counts as plain. */
 static int share_memory(gsi_engine *e, gsi_op *op)
@@ -51,7 +58,7 @@ static int share_memory(gsi_engine *e, gsi_op *op)
             *held[i] = gsi_register_get(e->reg, addr[i], bytes[i]);
         if (!*held[i] || (i == 1 && *held[1] == *held[0])) /* often both lie in the same memory */
             continue;
-        int rc = (*held[i])->fd < 0 ? GRADSYNC_ERR_UNSUPPORTED : e->ep->ops->share(e->ep, *held[i]);
+        int rc = e->ep->ops->share(e->ep, *held[i]);
         if (rc == GRADSYNC_IN_PROGRESS)
             return rc;
         if (rc < 0) {
@@ -80,16 +87,20 @@ static int describe_memory(gsi_engine *e, gsi_op *op, gsi_header *header)
 {
     const gsi_call *call = &op->call;
     int good = 1;
+    const char *addr;
+    uint64_t bytes;
 
     if (op->send_mem) {
+        reach_of(e, op->send_mem, &addr, &bytes);
         header->u.mem.send = op->send_mem->id;
-        header->u.mem.send_off = (const char *)call->send - op->send_mem->share_addr;
-        good &= note_fringes(header, header->u.mem.send_off, contribution_bytes(op, e->n), op->send_mem->share_bytes);
+        header->u.mem.send_off = (const char *)call->send - addr;
+        good &= note_fringes(header, header->u.mem.send_off, contribution_bytes(op, e->n), bytes);
     }
     if (op->recv_mem) {
+        reach_of(e, op->recv_mem, &addr, &bytes);
         header->u.mem.recv = op->recv_mem->id;
-        header->u.mem.recv_off = (const char *)call->recv - op->recv_mem->share_addr;
-        good &= note_fringes(header, header->u.mem.recv_off, result_bytes(op, e->n), op->recv_mem->share_bytes);
+        header->u.mem.recv_off = (const char *)call->recv - addr;
+        good &= note_fringes(header, header->u.mem.recv_off, result_bytes(op, e->n), bytes);
     }
     return good && (op->send_mem || !uses_send(e, call)) && (op->recv_mem || !uses_recv(e, call));
 }
@@ -425,7 +436,7 @@ static int step(gsi_engine *e, gsi_lane *lane)
 int gsi_engine_progress(gsi_engine *e)
 {
     gsi_failure failure;
-    int moved = 0;
+    int moved = e->ep->ops->progress ? e->ep->ops->progress(e->ep) : 0;
 
     if (e->broken) {
         gsi_engine_fail_queued(e);

@@ -345,7 +345,7 @@ static const char *why_not(const gsi_select_args *args, const gsi_plan_args *pla
 
     if (args->fixed != GRADSYNC_ALGO_AUTO && args->fixed != algo)
         return "another algorithm is asked for";
-    if (args->n > 1 && algo <= GRADSYNC_ALGO_STAGED && !args->loadstore)
+    if (args->n > 1 && (algo == GRADSYNC_ALGO_DIRECT || algo == GRADSYNC_ALGO_STAGED) && !args->loadstore)
         return "this transport cannot load and store the memory of peers";
     if (args->n > 1 && algo == GRADSYNC_ALGO_DIRECT && !args->shareable && args->coll != GRADSYNC_BARRIER)
         return "not every rank's memory can be reached by its peers: allocate it with gradsync_mem_alloc() "

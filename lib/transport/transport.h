@@ -65,6 +65,10 @@ typedef struct gsi_endpoint gsi_endpoint;
 typedef struct gsi_endpoint_ops {
     const char *name;
 
+    /* Takes what has arrived and sends what has been waiting for room: called in every round of progress. 1 if
+     * anything happened. NULL: there is nothing to do, peers' stores are simply there. */
+    int (*progress)(gsi_endpoint *ep);
+
     /* Entering a collective: publishes this rank's header and `bytes` of payload (its
      * contribution; 0: none) to all. The payload may be at most slot_bytes. */
     void (*enter)(gsi_endpoint *ep, uint64_t seq, const gsi_header *header, const void *payload, uint64_t bytes);
@@ -97,7 +101,8 @@ typedef struct gsi_endpoint_ops {
 
     /* Scratch. A rank's own is writable by its peers' puts (and loads and stores). */
     void *(*stage)(gsi_endpoint *ep, int rank);
-    /* Makes memory reachable for the peers, before a header names it. 0, or IN_PROGRESS: try again later. */
+    /* Makes memory reachable for the peers, before a header names it. 0, or IN_PROGRESS: try again later. Errors:
+     * UNSUPPORTED (this kind of memory cannot be), NOMEM. */
     int (*share)(gsi_endpoint *ep, const gsi_memory *mem);
     /* Memory `id` is about to go: tells the peers to let go of it. */
     void (*unshare)(gsi_endpoint *ep, uint32_t id);
@@ -155,10 +160,23 @@ struct gsi_endpoint {
     int rank, n;
     uint32_t lanes;
     uint64_t slot_bytes, stage_bytes;
-    int loadstore; /* peers' shared memory can be loaded and stored by its resolved address */
+    int loadstore;    /* peers' shared memory can be loaded and stored by its resolved address */
+    int whole_memory; /* peers reach all of registered memory, not only the whole pages of a memfd in it */
     int local_rank, local_ranks;
+    /* Where ranks are on several hosts: the host of each, from 0. NULL: all can load from each other (loadstore) or
+     * none can. The endpoint's own. */
+    const int32_t *host;
+    /* The endpoint connects some ranks of a greater group: what they are called there, in messages and in failure
+     * records, and how many there are. NULL: as they are. The creator's. */
+    const int32_t *called;
+    int called_of;
     const gsi_log *log;
 };
+
+static inline int gsi_rank_called(const gsi_endpoint *ep, int rank)
+{
+    return ep->called ? ep->called[rank] : rank;
+}
 
 /* The out-of-band exchange that endpoints are made with. */
 typedef struct gsi_oob {

@@ -122,6 +122,10 @@ typedef struct gsi_rail_ops {
      * returns it. Cheap when there is nothing. */
     int (*poll)(gsi_rail *rail, gsi_rail_event *events, int max);
 
+    /* Nobody may poll for a while (the rank goes back to its own work): sends what peers may be waiting for, such as
+     * acknowledgements that were put off. Never blocks. NULL: the device does that by itself. */
+    void (*idle)(gsi_rail *rail);
+
     /* Sleeping: after arm(), rail->fd becomes readable by the next event (arrivals: if solicited). Poll once more
      * after arm(). disarm() takes what the fd has to say. */
     int (*arm)(gsi_rail *rail);

@@ -22,6 +22,8 @@ void shm_free(shm_endpoint *ep)
             close(ep->peers[r].link.fd);
         if (ep->peers[r].link.pidfd >= 0)
             close(ep->peers[r].link.pidfd);
+        if (ep->peers[r].bell >= 0)
+            close(ep->peers[r].bell);
     }
     if (ep->map)
         munmap(ep->map, ep->layout.total);
@@ -194,6 +196,7 @@ int gsi_shm_create(int listen_fd, int rank, int n, const gsi_shm_peer *peers, in
                               .local_ranks = n,
                               .log = log};
     ep->process = gsi_process();
+    ep->bell = -1;
     shm_layout_of(n, &ep->layout);
     ep->peers = gsi_calloc((size_t)n, sizeof *ep->peers);
     ep->watch = gsi_calloc((size_t)n, sizeof *ep->watch);
@@ -201,6 +204,7 @@ int gsi_shm_create(int listen_fd, int rank, int n, const gsi_shm_peer *peers, in
         rc = gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for %d ranks", n);
     for (int r = 0; ep->peers && r < n; r++) {
         ep->peers[r].link = (shm_link){-1, -1};
+        ep->peers[r].bell = -1;
         ep->peers[r].pid = peers[r].address.pid;
         ep->peers[r].same_process = peers[r].address.process == peers[rank].address.process;
         memcpy(ep->peers[r].host, peers[r].host, sizeof ep->peers[r].host);

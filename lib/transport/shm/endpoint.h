@@ -18,6 +18,7 @@ typedef struct shm_peer {
     shm_link link;
     shm_mail_state mail;
     int same_process, lost;
+    int bell;   /* an eventfd that wakes it, where it sleeps on more than this segment; -1: its doorbell */
     int forgot; /* it offered memory that could not be noted down */
     int64_t pid;
     char host[64];
@@ -51,6 +52,7 @@ typedef struct shm_endpoint {
     shm_grave *graves;
     size_t ngraves, graves_room;
     uint64_t entered, finished; /* seq, of this rank */
+    int bell;                   /* this rank's; -1: none. The creator's */
     int unannounced;            /* flags have been stored since the last announce */
     uint32_t process;           /* gsi_process() of who made it: a forked child must not speak for its parent */
     int sleepers;               /* threads of this rank between sleep_begin and sleep_end; under the engine's lock */

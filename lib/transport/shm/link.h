@@ -24,7 +24,7 @@ typedef struct shm_link {
     int pidfd; /* readable when the peer's process has ended; -1: unknown, the socket tells */
 } shm_link;
 
-enum shm_message_kind { SHM_MSG_SEGMENT = 1, SHM_MSG_MEM = 2, SHM_MSG_FREE = 3 };
+enum shm_message_kind { SHM_MSG_SEGMENT = 1, SHM_MSG_MEM = 2, SHM_MSG_FREE = 3, SHM_MSG_BELL = 4 };
 
 typedef struct shm_message {
     uint32_t kind, id;

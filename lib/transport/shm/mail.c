@@ -96,10 +96,12 @@ static int reach(gsi_endpoint *base, int peer, uint32_t mem, uint64_t off, uint6
     if (!start)
         return gsi_fail(
             GRADSYNC_ERR_INVALID,
-            "rank %d has freed the memory that this key is of, or never shared it here; exchange keys again", peer);
+            "rank %d has freed the memory that this key is of, or never shared it here; exchange keys again",
+            gsi_rank_called(base, peer));
     if (off > room || bytes > room - off)
         return gsi_fail(GRADSYNC_ERR_INVALID, "%llu bytes at %llu are beyond the %llu that rank %d shared",
-                        (unsigned long long)bytes, (unsigned long long)off, (unsigned long long)room, peer);
+                        (unsigned long long)bytes, (unsigned long long)off, (unsigned long long)room,
+                        gsi_rank_called(base, peer));
     *out = (char *)start + off;
     return 0;
 }

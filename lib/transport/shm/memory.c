@@ -51,6 +51,8 @@ int shm_share(gsi_endpoint *base, const gsi_memory *mem)
 
     if (known && known->next_peer == (uint32_t)base->n)
         return 0;
+    if (mem->fd < 0)
+        return gsi_fail(GRADSYNC_ERR_UNSUPPORTED, "this memory is no memfd, so it cannot be handed over");
     shm_drain_all(ep); /* as the peers do: two that only send would fill each other's sockets */
     if (ep->nunsent && tell_unsent(ep))
         return GRADSYNC_IN_PROGRESS;
@@ -147,6 +149,9 @@ static void drain(shm_endpoint *ep, shm_peer *peer, uint32_t epoch)
             note_memory(peer, &message, fd, err);
         } else if (!err && message.kind == SHM_MSG_FREE) {
             bury(ep, peer, message.id);
+        } else if (!err && message.kind == SHM_MSG_BELL && peer->bell < 0 && fd >= 0) {
+            peer->bell = fd;
+            fd = -1;
         } else if (err && err != EMFILE && err != EPROTO) {
             peer->mem_epoch = epoch;
             break;
@@ -167,6 +172,23 @@ void shm_drain_all(shm_endpoint *ep)
     }
 }
 
+int gsi_shm_bell(gsi_endpoint *base, int fd)
+{
+    shm_endpoint *ep = shm_of(base);
+    const shm_message message = {.kind = SHM_MSG_BELL};
+    uint32_t next = 0;
+
+    ep->bell = fd;
+    if (tell_peers(ep, &message, fd, &next)) /* the links are new: there is room */
+        return gsi_fail(GRADSYNC_ERR_SYSTEM, "cannot hand an eventfd to the other ranks of this host");
+    return 0;
+}
+
+void gsi_shm_bells(gsi_endpoint *base)
+{
+    shm_drain_all(shm_of(base));
+}
+
 int shm_resolve(gsi_endpoint *base, int rank, uint32_t id, void **addr, uint64_t *bytes)
 {
     shm_endpoint *ep = shm_of(base);
@@ -181,18 +203,18 @@ int shm_resolve(gsi_endpoint *base, int rank, uint32_t id, void **addr, uint64_t
     if ((entry && !entry->error) || (!entry && !peer->forgot))
         return 0;
     if (!entry)
-        return gsi_fail(GRADSYNC_ERR_NOMEM, "no memory to note the memory of rank %d", rank);
+        return gsi_fail(GRADSYNC_ERR_NOMEM, "no memory to note the memory of rank %d", gsi_rank_called(base, rank));
     if (entry->error == EBADMSG)
-        return gsi_fail(GRADSYNC_ERR_INTERNAL, "rank %d (pid %lld) offered memory that cannot be mapped safely", rank,
-                        (long long)peer->pid);
+        return gsi_fail(GRADSYNC_ERR_INTERNAL, "rank %d (pid %lld) offered memory that cannot be mapped safely",
+                        gsi_rank_called(base, rank), (long long)peer->pid);
     if (entry->error == EMFILE)
         return gsi_fail_errno(EMFILE,
                               "no file descriptor for the memory of rank %d; raise the limit of open files "
                               "(ulimit -n)",
-                              rank);
+                              gsi_rank_called(base, rank));
     return gsi_fail(GRADSYNC_ERR_NOMEM,
-                    "cannot map the memory of rank %d: %s; raise vm.max_map_count or the address-space limit", rank,
-                    strerror(entry->error));
+                    "cannot map the memory of rank %d: %s; raise vm.max_map_count or the address-space limit",
+                    gsi_rank_called(base, rank), strerror(entry->error));
 }
 
 void shm_clear_graves(shm_endpoint *ep)

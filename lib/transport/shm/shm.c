@@ -44,6 +44,11 @@ static void ring(shm_endpoint *ep, int rank)
 {
     atomic_fetch_add(&ep->doorbells[rank].rings, 1);
     gsi_futex_wake_all(&ep->doorbells[rank].rings);
+    int bell = rank == ep->base.rank ? ep->bell : ep->peers[rank].bell;
+    uint64_t one = 1;
+    if (bell >= 0 && write(bell, &one, sizeof one) < 0) {
+        /* Its counter is full, so it is readable, which is all that is wanted. */
+    }
     atomic_fetch_add_explicit(&ep->wakes, 1, memory_order_relaxed);
 }
 
@@ -252,7 +257,7 @@ static int shm_put(gsi_endpoint *base, uint64_t seq, int stream, int peer, const
     }
     if (!to || dst->off > room || bytes > room - dst->off)
         return gsi_fail(GRADSYNC_ERR_INTERNAL, "a put of %llu bytes at %llu is beyond the memory of rank %d",
-                        (unsigned long long)bytes, (unsigned long long)dst->off, peer);
+                        (unsigned long long)bytes, (unsigned long long)dst->off, gsi_rank_called(base, peer));
     memcpy((char *)to + dst->off, src, bytes);
     if (notify)
         shm_signal(base, seq, stream, peer);
@@ -284,8 +289,8 @@ int shm_check(gsi_endpoint *base, uint64_t seq, int *peer, char *text, size_t ro
         if (atomic_load_explicit(&ep->controls[r].done, memory_order_acquire) >= seq)
             continue;
         *peer = r;
-        snprintf(text, room, left ? "rank %d (pid %lld) left the communicator" : "rank %d (pid %lld) died", r,
-                 (long long)ep->peers[r].pid);
+        snprintf(text, room, left ? "rank %d (pid %lld) left the communicator" : "rank %d (pid %lld) died",
+                 gsi_rank_called(base, r), (long long)ep->peers[r].pid);
         return GRADSYNC_ERR_PEER_LOST;
     }
     return 0;
@@ -314,7 +319,7 @@ static int shm_failure(gsi_endpoint *base, gsi_failure *out)
     /* Anyone can write there: an error is an error of ours, and names a rank or nobody. */
     if (out->code >= 0 || out->code < GRADSYNC_ERR_INTERNAL)
         out->code = GRADSYNC_ERR_INTERNAL;
-    if (out->peer < 0 || out->peer >= base->n)
+    if (out->peer < 0 || out->peer >= (base->called ? base->called_of : base->n))
         out->peer = -1;
     return 1;
 }

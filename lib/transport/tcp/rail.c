@@ -339,6 +339,11 @@ static int poll_rail(gsi_rail *base, gsi_rail_event *events, int max)
     return rail->sink_n;
 }
 
+static void idle(gsi_rail *base)
+{
+    flush_dirty(of(base));
+}
+
 static int arm(gsi_rail *base)
 {
     gsi_tcp_rail *rail = of(base);
@@ -480,6 +485,7 @@ static const gsi_rail_ops ops = {
     .read = gsi_tcp_read,
     .ring = gsi_tcp_ring,
     .poll = poll_rail,
+    .idle = idle,
     .arm = arm,
     .disarm = disarm,
 };
