@@ -8,10 +8,8 @@
 /* Pieces of messages that travel by PUT, bytes. */
 #define SMALLEST (8u << 10)
 #define LARGEST  (256u << 10)
-/* Between hosts: from WIRE_MESSAGE on a message takes hardly more than its bytes; below WIRE_SMALLEST
- * cutting it saves less than another message costs. */
-#define WIRE_MESSAGE  (16u << 10)
-#define WIRE_SMALLEST (4u << 10)
+/* Between hosts: bytes that a message without any is worth, if the caller does not say. */
+#define WIRE_MESSAGE 2048
 
 gsi_place gsi_at(int space, int rank, uint64_t off)
 {
@@ -297,20 +295,45 @@ int gsi_at_place(const gsi_plan_args *args, int place)
     return args->hosts ? args->hosts->order[place] : place;
 }
 
-uint64_t gsi_want(const gsi_plan_args *args, uint64_t bytes, uint64_t share, uint64_t most)
+/* The least p with p * p >= x. */
+static uint64_t root_of(uint64_t x)
 {
-    uint64_t want = bytes / share, least = bytes / most + (bytes % most != 0), smallest = SMALLEST;
+    uint64_t p = 1;
+
+    while (p * p < x)
+        p++;
+    return p;
+}
+
+/*
+ * Between hosts. A message costs as much as some bytes do, M. Of something of b bytes that goes over `hops`
+ * wires one after the other in p pieces, hops * b / p come on top for the filling of the pipeline, and p M for the
+ * messages: least where p^2 = hops b / M. In an exchange what comes on top is the reduction of a piece while the
+ * wire has nothing to do, which takes an eighth of what the piece takes on the wire, or so.
+ */
+static uint64_t wire_want(const gsi_plan_args *args, uint64_t bytes, int hops)
+{
+    uint64_t message = args->message ? args->message : WIRE_MESSAGE;
+    uint64_t pieces = bytes / message;
+
+    pieces = hops ? gsi_mul(pieces, (uint64_t)hops) : pieces / 8;
+    pieces = root_of(pieces < 4096 ? pieces : 4096);
+    return bytes / pieces + (bytes % pieces != 0);
+}
+
+uint64_t gsi_want(const gsi_plan_args *args, uint64_t bytes, uint64_t share, int hops, uint64_t most)
+{
+    uint64_t want = bytes / share, least = bytes / most + (bytes % most != 0);
 
     if (args->chunk)
         return args->chunk;
     if (!bytes)
         return LARGEST;
-    if (args->hosts && args->hosts->hosts > 1) {
-        /* Two pieces keep the wire busy while one of them is reduced. */
-        smallest = bytes / 2 < WIRE_MESSAGE ? bytes / 2 : WIRE_MESSAGE;
-        smallest = smallest > WIRE_SMALLEST ? smallest : WIRE_SMALLEST;
-    }
-    want = want < smallest ? smallest : want > LARGEST ? LARGEST : want;
+    if (args->hosts && args->hosts->hosts > 1)
+        want = wire_want(args, bytes, hops);
+    else
+        want = want < SMALLEST ? SMALLEST : want;
+    want = want > LARGEST ? LARGEST : want;
     return want > least ? want : least;
 }
 

@@ -135,9 +135,10 @@ uint64_t gsi_elements(uint64_t bytes, uint32_t esize);
 /* The grain (elements) of borders inside something cut into pieces of `piece` elements. */
 uint64_t gsi_grain(uint64_t piece, uint32_t esize);
 /* Bytes wanted in a piece of something of `bytes`, of which a plan should have no more than `most`
- * pieces: a 1/share of it, within limits, if args->chunk does not say. bytes 0: the
- * largest that is ever wanted. Between hosts a message has a price besides its bytes: pieces are larger. */
-uint64_t gsi_want(const gsi_plan_args *args, uint64_t bytes, uint64_t share, uint64_t most);
+ * pieces: a 1/share of it, within limits, if args->chunk does not say. Between hosts it is told from what a message
+ * costs, and over how many `hops` the bytes go one after the other; 0: to and fro. bytes 0: the largest that is
+ * ever wanted. */
+uint64_t gsi_want(const gsi_plan_args *args, uint64_t bytes, uint64_t share, int hops, uint64_t most);
 /* Says what the plan needs besides user memory; with hosts it always has the headers. */
 void gsi_settle_gather(gsi_builder *b);
 /* Pieces that may be under way from one rank to another at once. */

@@ -55,7 +55,7 @@ static uint64_t lay_out(const gsi_plan_args *args, uint64_t count, chain *c)
 {
     int ordered = (args->flags & GRADSYNC_ORDERED) && args->coll != GRADSYNC_BROADCAST, n = args->n;
     int root = gsi_place_of(args, args->root);
-    uint64_t want = gsi_want(args, count * args->esize, 16, most_pieces(args));
+    uint64_t want = gsi_want(args, count * args->esize, 16, args->n - 1, most_pieces(args));
     uint64_t esize = args->esize;
 
     c->reduces = args->coll != GRADSYNC_BROADCAST;

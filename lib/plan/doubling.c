@@ -17,6 +17,9 @@
 
 enum { ENTER, FOLD, ROUND, RESULT }; /* events */
 
+/* A copy of so much takes less than half a wire's latency. */
+#define COPIED_BYTES (16u << 10)
+
 static int rounds_of(int n)
 {
     int rounds = 0;
@@ -84,6 +87,12 @@ static gsi_place stage(const gsi_builder *b, int rank, int buffer, int from)
     return gsi_raw(GSI_STAGE, rank, (uint64_t)buffer * b->args->count * b->args->esize, from);
 }
 
+/* Whether to send a copy of a short contribution: then nobody waits until the wire has read it. */
+static int copies_first(const gsi_plan_args *args)
+{
+    return args->hosts && args->count * args->esize <= COPIED_BYTES;
+}
+
 /* A rank from the power of two on: hands over, and gets the result. */
 static void outer(gsi_builder *b, int partner)
 {
@@ -119,6 +128,11 @@ static void inner(gsi_builder *b, int power)
         gsi_add_dst(b, sum);
         mine = sum;
     }
+    if (!folds && copies_first(b->args)) {
+        gsi_place copy = stage(b, me, 1 + rounds, me);
+        gsi_add_copy(b, mine, copy, bytes);
+        mine = copy;
+    }
     for (int j = 0; j < rounds; j++) {
         int peer = me ^ 1 << j, last = j == rounds - 1;
         gsi_place theirs = stage(b, me, 1 + j, j || peer + power < b->n ? GSI_PARTIAL : peer);
@@ -128,7 +142,7 @@ static void inner(gsi_builder *b, int power)
         gsi_add_put(b, peer, GSI_EVENT(ROUND, j), mine, stage(b, peer, 1 + j, GSI_PARTIAL), bytes);
         gsi_add_wait(b, peer, GSI_EVENT(ROUND, j));
         /* RECV may be SEND, which the first round's PUT may still read. */
-        if (last && !folds)
+        if (last && !folds && !copies_first(b->args))
             gsi_add_flush(b, me ^ 1);
         /* Both compute the same: the lower half of the ranks comes first. */
         gsi_add_step(b, GSI_STEP_REDUCE, last ? GSI_STEP_FINAL : 0, bytes);
@@ -150,7 +164,9 @@ static void all_reduce(gsi_builder *b)
         outer(b, b->rank - power);
     else
         inner(b, power);
-    gsi_add_flush(b, GSI_ALL);
+    /* STAGE may be read until everyone has entered the next call. */
+    if (b->rank >= power || b->rank + power < b->n || !copies_first(b->args))
+        gsi_add_flush(b, GSI_ALL);
 }
 
 /* ---- all-gather ---- */

@@ -101,11 +101,11 @@ static uint64_t lay_out(const gsi_plan_args *args, uint64_t count, gsi_hier *l)
     l->whole = !l->chain && args->coll == GRADSYNC_ALL_REDUCE && count &&
                gsi_mul(slice * esize, hosts - 1) <= (args->chunk ? args->chunk : WHOLE_BYTES);
     /* A message between two hosts: all of the item, the part of one host, or an item of the blocks of a host. */
-    uint64_t message = blocks(args) ? slice * (uint64_t)h->most : l->chain ? slice / (hosts - 1) : slice / hosts;
-    uint64_t want = gsi_want(args, message * esize, 4, most_items(args));
+    uint64_t message = blocks(args) ? slice * (uint64_t)h->most : l->chain ? slice : slice / hosts;
+    uint64_t want = gsi_want(args, message * esize, 4, l->chain ? h->hosts - 1 : 0, most_items(args));
     if (blocks(args))
         want /= (uint64_t)h->most;
-    l->depth = args->credits && args->credits < 4 ? 1 : 2;
+    l->depth = gsi_depth(args) > 2 ? gsi_depth(args) : 2;
     for (; !part && l->depth >= 1; l->depth -= !part) {
         each = place_buffers(args, l, 1);
         /* In elements of `each` bytes, of which a part may want no more than the STAGE holds. */
@@ -444,6 +444,19 @@ static void chain(gsi_builder *b)
     }
 }
 
+/* Is SEND or RECV the source of a PUT of mine? STAGE may be read until everyone has entered the next call. */
+static int sends_user_memory(const gsi_builder *b)
+{
+    const gsi_hier *l = b->shape;
+    int several = gsi_hier_ranks(b, gsi_hier_host(b)) > 1;
+
+    if (b->args->coll == GRADSYNC_REDUCE_SCATTER)
+        return !several;
+    if (b->args->coll == GRADSYNC_REDUCE)
+        return !several || gsi_hier_gets(b->args, b->rank);
+    return !l->whole;
+}
+
 static void program(gsi_builder *b)
 {
     const gsi_hier *l = b->shape;
@@ -460,7 +473,7 @@ static void program(gsi_builder *b)
     for (int i = 0; i < l->leaders && !apart; i++)
         if (gsi_hier_local(b, i) != b->rank)
             gsi_add_wait(b, gsi_hier_local(b, i), GSI_EVENT(HIER_DONE, 0));
-    if (leads)
+    if (leads && sends_user_memory(b))
         gsi_add_flush(b, GSI_ALL);
 }
 

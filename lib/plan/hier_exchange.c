@@ -5,8 +5,8 @@
  * others as partial results, and gives the results back. A small all-reduce sends all
  * partial results to all hosts instead, who all reduce the same.
  *
- * Turn t: the results of item t - depth are fetched, item t is sent, item t - depth + 1
- * is reduced. No credits: what a host sends in item t tells that it is done with what it
+ * Turn t: the results of item t - depth are fetched, item t is sent, item
+ * t - depth / 2 is reduced. No credits: what a host sends in item t tells that it is done with what it
  * got in item t - depth; and so it is inside a host.
  */
 #include "plan/hier.h"
@@ -156,7 +156,7 @@ static void exchange_whole(gsi_builder *b)
 static void all_reduce(gsi_builder *b, int t)
 {
     const gsi_hier *l = b->shape;
-    int reduced = t - l->depth + 1;
+    int reduced = t - l->depth / 2;
 
     if (t < l->items) {
         gsi_hier_wait_in(b, t);
@@ -224,11 +224,11 @@ static void reduce_blocks(gsi_builder *b, int k)
 static void reduce_scatter(gsi_builder *b, int t)
 {
     const gsi_hier *l = b->shape;
-    int back = t - l->depth, reduced = back + 1;
+    int reduced = t - l->depth / 2;
 
     if (t < l->items) {
-        if (back >= 0)
-            wait_others(b, HIER_CREDIT, back);
+        if (t >= l->depth)
+            wait_others(b, HIER_CREDIT, t - l->depth);
         gsi_hier_wait_in(b, t);
         for (int i = 1; i < hosts_of(b); i++)
             send_blocks(b, other(b, i), t);

@@ -11,11 +11,11 @@
 
 enum { ENTER, DATA, RESULT, CREDIT }; /* events; only their numbers matter here */
 
-#define AHEAD 2 /* pieces sent before one is awaited */
-
 typedef struct pairwise {
     uint64_t piece, grain; /* elements */
     int pieces;            /* of a slice */
+    int ahead;             /* pieces sent before the result of one is awaited, at least 2 */
+    int lag;               /* pieces sent before one is reduced: then its result is on the way in time */
 } pairwise;
 
 static int gathers(const gsi_plan_args *args)
@@ -34,20 +34,20 @@ static uint64_t sliced(const gsi_plan_args *args, uint64_t *slices)
 
 /*
  * STAGE in pieces, for a rank that has n - 1 peers:
- *   reductions: AHEAD contributions of each peer, then AHEAD results of each, then AHEAD of mine
- *   gathers:    2 AHEAD pieces of each peer, then AHEAD from the root of a broadcast
+ *   reductions: `ahead` contributions of each peer, then as many results of each, then of mine
+ *   gathers:    2 `ahead` pieces of each peer, then `ahead` from the root of a broadcast
  */
-static uint64_t slots_of(const gsi_plan_args *args)
+static uint64_t slots_of(const gsi_plan_args *args, int ahead)
 {
-    uint64_t peers = (uint64_t)args->n - 1, through = args->reach ? 0 : AHEAD;
+    uint64_t peers = (uint64_t)args->n - 1, deep = (uint64_t)ahead, through = args->reach ? 0 : deep;
 
     switch (args->coll) {
     case GRADSYNC_ALL_REDUCE:
-        return (AHEAD + through) * peers;
+        return (deep + through) * peers;
     case GRADSYNC_REDUCE:
-        return (AHEAD + through) * peers + AHEAD;
+        return (deep + through) * peers + deep;
     case GRADSYNC_REDUCE_SCATTER:
-        return AHEAD * peers;
+        return deep * peers;
     case GRADSYNC_ALL_GATHER:
         return 2 * through * peers;
     default:
@@ -60,21 +60,29 @@ static uint64_t most_pieces(const gsi_plan_args *args)
 {
     uint64_t most = GSI_PLAN_STEPS / (5 * (uint64_t)args->n);
 
-    return most > AHEAD ? most : AHEAD;
+    return most > 2 ? most : 2;
 }
 
 static uint64_t lay_out(const gsi_plan_args *args, uint64_t count, pairwise *p)
 {
-    uint64_t slices, slots = slots_of(args);
+    uint64_t slices;
 
     sliced(args, &slices);
     uint64_t slice = count / slices + (count % slices != 0);
-    uint64_t want = gsi_want(args, slice * args->esize, 4, most_pieces(args));
-    if (slots)
-        p->piece = gsi_piece(want, args->stage_bytes, slots, args->esize);
-    else
-        /* Nothing is staged: a slice is one PUT, except where it is passed on. */
-        p->piece = args->coll == GRADSYNC_ALL_GATHER ? slice : gsi_elements(want, args->esize);
+    uint64_t want = gsi_want(args, slice * args->esize, 4, 0, most_pieces(args)), slots;
+    /* Between hosts a piece's result is not back before the next one is on the wire. */
+    p->ahead = args->hosts && gsi_depth(args) > 2 ? gsi_depth(args) : 2;
+    for (;; p->ahead--) {
+        slots = slots_of(args, p->ahead);
+        if (slots)
+            p->piece = gsi_piece(want, args->stage_bytes, slots, args->esize);
+        else
+            /* Nothing is staged: a slice is one PUT, except where it is passed on. */
+            p->piece = args->coll == GRADSYNC_ALL_GATHER ? slice : gsi_elements(want, args->esize);
+        if (p->ahead == 2 || gsi_mul(slots, want) <= args->stage_bytes)
+            break;
+    }
+    p->lag = p->ahead / 2;
     p->grain = gsi_grain(p->piece, args->esize);
     return p->piece;
 }
@@ -141,17 +149,19 @@ static int peer_at(const gsi_builder *b, int i)
 
 /* ---- reductions ---- */
 
-/* From each rank to each: DATA(0), DATA(1), RESULT(0), DATA(2), RESULT(1), ... */
+/* From each rank to each: DATA(0), ..., DATA(lag), RESULT(0), DATA(lag + 1), RESULT(1), ... */
 static uint32_t data_number(const gsi_builder *b, int k)
 {
-    return (uint32_t)(!b->gathered + k + 1 + (k >= AHEAD ? k - AHEAD + 1 : 0));
+    const pairwise *p = b->shape;
+
+    return (uint32_t)(!b->gathered + k + 1 + (k >= p->lag ? k - p->lag : 0));
 }
 
 static uint32_t result_number(const gsi_builder *b, int k)
 {
     const pairwise *p = b->shape;
 
-    return (uint32_t)(!b->gathered + k + 1 + (k + AHEAD < p->pieces ? k + AHEAD : p->pieces));
+    return (uint32_t)(!b->gathered + k + 1 + (k + p->lag < p->pieces ? k + p->lag + 1 : p->pieces));
 }
 
 /* Does rank `to` get the results, rather than only the news that it may send on? */
@@ -160,50 +170,50 @@ static int wanted(const gsi_builder *b, int to)
     return b->args->coll == GRADSYNC_ALL_REDUCE || (b->args->coll == GRADSYNC_REDUCE && to == b->args->root);
 }
 
-/* The exchange with one peer in round k: its result k - AHEAD, then my contribution k. */
+/* The exchange with one peer in round k: its result k - p->ahead, then my contribution k. */
 static void exchange(gsi_builder *b, int peer, int k)
 {
     const pairwise *p = b->shape;
-    int me = b->rank, deep = AHEAD * (b->n - 1);
+    int me = b->rank, deep = p->ahead * (b->n - 1);
     uint64_t send, recv;
 
-    if (k >= AHEAD && (wanted(b, me) || k < p->pieces)) {
-        gsi_add_wait_number(b, peer, result_number(b, k - AHEAD));
+    if (k >= p->ahead && (wanted(b, me) || k < p->pieces)) {
+        gsi_add_wait_number(b, peer, result_number(b, k - p->ahead));
         if (wanted(b, me) && !b->args->reach) {
-            uint64_t bytes = find(b, peer, k - AHEAD, &send, &recv);
-            gsi_add_copy(b, slot_of(b, deep, AHEAD, me, peer, k, GSI_PARTIAL), gsi_at(GSI_RECV, me, recv), bytes);
+            uint64_t bytes = find(b, peer, k - p->ahead, &send, &recv);
+            gsi_add_copy(b, slot_of(b, deep, p->ahead, me, peer, k, GSI_PARTIAL), gsi_at(GSI_RECV, me, recv), bytes);
         }
     }
     if (k < p->pieces) {
         uint64_t bytes = find(b, peer, k, &send, &recv);
         gsi_add_put(b, peer, GSI_EVENT(DATA, k), gsi_raw(GSI_SEND, me, send, me),
-                    slot_of(b, 0, AHEAD, peer, me, k, GSI_PARTIAL), bytes);
+                    slot_of(b, 0, p->ahead, peer, me, k, GSI_PARTIAL), bytes);
     }
 }
 
 static void reduce_piece(gsi_builder *b, int k)
 {
     const pairwise *p = b->shape;
-    int me = b->rank, deep = AHEAD * (b->n - 1), keeps = b->args->coll == GRADSYNC_REDUCE && me != b->args->root;
+    int me = b->rank, deep = p->ahead * (b->n - 1), keeps = b->args->coll == GRADSYNC_REDUCE && me != b->args->root;
     uint64_t send, recv, bytes = find(b, me, k, &send, &recv);
     gsi_place result = gsi_at(GSI_RECV, me, recv);
 
     if (keeps)
-        result = slot(b, me, slots_of(b->args) - AHEAD + (uint64_t)(k % AHEAD), GSI_PARTIAL);
+        result = slot(b, me, slots_of(b->args, p->ahead) - (uint64_t)p->ahead + (uint64_t)(k % p->ahead), GSI_PARTIAL);
     for (int i = 1; i < b->n; i++)
         gsi_add_wait_number(b, peer_at(b, i), data_number(b, k));
     gsi_add_step(b, GSI_STEP_REDUCE, GSI_STEP_FINAL, bytes);
     for (int r = 0; r < b->n; r++)
-        gsi_add_src(b, r == me ? gsi_raw(GSI_SEND, me, send, me) : slot_of(b, 0, AHEAD, me, r, k, r));
+        gsi_add_src(b, r == me ? gsi_raw(GSI_SEND, me, send, me) : slot_of(b, 0, p->ahead, me, r, k, r));
     gsi_add_dst(b, result);
     for (int i = 1; i < b->n; i++) {
         int peer = peer_at(b, i);
         if (wanted(b, peer))
             gsi_add_put(b, peer, GSI_EVENT(RESULT, k), result,
                         b->args->reach ? gsi_at(GSI_RECV, peer, recv)
-                                       : slot_of(b, deep, AHEAD, peer, me, k, GSI_PARTIAL),
+                                       : slot_of(b, deep, p->ahead, peer, me, k, GSI_PARTIAL),
                         bytes);
-        else if (k + AHEAD < p->pieces)
+        else if (k + p->ahead < p->pieces)
             gsi_add_signal(b, peer, GSI_EVENT(RESULT, k));
     }
 }
@@ -212,11 +222,11 @@ static void reduction(gsi_builder *b)
 {
     const pairwise *p = b->shape;
 
-    for (int k = 0; k < p->pieces + AHEAD; k++) {
+    for (int k = 0; k < p->pieces + p->ahead; k++) {
         for (int i = 1; i < b->n; i++)
             exchange(b, peer_at(b, i), k);
-        if (k >= 1 && k <= p->pieces)
-            reduce_piece(b, k - 1);
+        if (k >= p->lag && k - p->lag < p->pieces)
+            reduce_piece(b, k - p->lag);
     }
 }
 
@@ -228,18 +238,19 @@ static uint32_t number(int entered, int k)
     return (uint32_t)(entered + k + 1);
 }
 
-/* Round k with one peer: its piece k - AHEAD, then mine, which lies at `space`. */
+/* Round k with one peer: its piece k - p->ahead, then mine, which lies at `space`. */
 static void trade(gsi_builder *b, int peer, int space, int k)
 {
     const pairwise *p = b->shape;
-    int me = b->rank, deep = 2 * AHEAD;
+    int me = b->rank, deep = 2 * p->ahead;
     uint64_t send, recv;
 
-    if (k >= AHEAD) {
-        uint64_t bytes = find(b, peer, k - AHEAD, &send, &recv);
-        gsi_add_wait_number(b, peer, number(!b->gathered, k - AHEAD));
+    if (k >= p->ahead) {
+        uint64_t bytes = find(b, peer, k - p->ahead, &send, &recv);
+        gsi_add_wait_number(b, peer, number(!b->gathered, k - p->ahead));
         if (!b->args->reach)
-            gsi_add_copy(b, slot_of(b, 0, deep, me, peer, k - AHEAD, GSI_PARTIAL), gsi_at(GSI_RECV, me, recv), bytes);
+            gsi_add_copy(b, slot_of(b, 0, deep, me, peer, k - p->ahead, GSI_PARTIAL), gsi_at(GSI_RECV, me, recv),
+                         bytes);
     }
     if (k < p->pieces) {
         uint64_t bytes = find(b, me, k, &send, &recv);
@@ -255,7 +266,7 @@ static void all_gather(gsi_builder *b)
     const pairwise *p = b->shape;
     const gsi_plan_args *args = b->args;
 
-    for (int k = 0; k < p->pieces + AHEAD; k++) {
+    for (int k = 0; k < p->pieces + p->ahead; k++) {
         for (int i = 1; i < b->n; i++)
             trade(b, peer_at(b, i), GSI_SEND, k);
         if (k == 0)
@@ -268,7 +279,9 @@ static void all_gather(gsi_builder *b)
 /* The slot for what comes from the root. */
 static gsi_place root_slot(const gsi_builder *b, int rank, int k)
 {
-    return slot(b, rank, slots_of(b->args) - AHEAD + (uint64_t)(k % AHEAD), GSI_PARTIAL);
+    const pairwise *p = b->shape;
+
+    return slot(b, rank, slots_of(b->args, p->ahead) - (uint64_t)p->ahead + (uint64_t)(k % p->ahead), GSI_PARTIAL);
 }
 
 /* The root gives every other rank its slice. */
@@ -282,8 +295,8 @@ static void scatter(gsi_builder *b)
         for (int i = 1; i < b->n; i++) {
             int peer = peer_at(b, i);
             uint64_t bytes = find(b, peer, k, &send, &recv);
-            if (!b->args->reach && k >= AHEAD)
-                gsi_add_wait_number(b, peer, number(!b->gathered, k - AHEAD));
+            if (!b->args->reach && k >= p->ahead)
+                gsi_add_wait_number(b, peer, number(!b->gathered, k - p->ahead));
             gsi_add_put(b, peer, GSI_EVENT(DATA, k), gsi_raw(GSI_SEND, me, send, me),
                         b->args->reach ? gsi_at(GSI_RECV, peer, recv) : root_slot(b, peer, k), bytes);
         }
@@ -297,13 +310,13 @@ static void pass_on(gsi_builder *b)
     int me = b->rank, root = b->args->root;
     uint64_t send, recv;
 
-    for (int k = 0; k < p->pieces + AHEAD; k++) {
+    for (int k = 0; k < p->pieces + p->ahead; k++) {
         if (k < p->pieces) {
             uint64_t bytes = find(b, me, k, &send, &recv);
             gsi_add_wait_number(b, root, number(0, k));
             if (!b->args->reach) {
                 gsi_add_copy(b, root_slot(b, me, k), gsi_at(GSI_RECV, me, recv), bytes);
-                if (k + AHEAD < p->pieces)
+                if (k + p->ahead < p->pieces)
                     gsi_add_signal(b, root, GSI_EVENT(CREDIT, k));
             }
         }
@@ -358,6 +371,6 @@ int gsi_build_pairwise(gsi_builder *b)
     plan->ordered = 1;
     plan->user_memory = args->reach && args->coll != GRADSYNC_REDUCE_SCATTER;
     gsi_settle_gather(b);
-    plan->stage_bytes = slots_of(args) * p.piece * args->esize;
+    plan->stage_bytes = slots_of(args, p.ahead) * p.piece * args->esize;
     return gsi_run_program(b, program, &p);
 }

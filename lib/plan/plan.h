@@ -31,7 +31,9 @@
  * there are PUTs and signals to single peers, and what came with the headers, only.
  *
  * PUT is asynchronous: its source may be read until a FLUSH of that peer, or until a
- * signal has been awaited that the peer raised after awaiting this PUT's own signal.
+ * signal has been awaited that the peer raised after awaiting this PUT's own signal. A plan
+ * with `gather` may end while its own STAGE is still read so: until everyone has entered
+ * the next call.
  */
 #ifndef GSI_PLAN_H
 #define GSI_PLAN_H
@@ -112,6 +114,7 @@ typedef struct gsi_plan_args {
     uint64_t stage_bytes; /* of STAGE that there are, on every rank */
     uint64_t slot_bytes;  /* of STAGE for eager plans */
     uint64_t chunk;       /* wanted bytes of a pipelined piece; 0: the builder's choice */
+    uint64_t message;     /* between hosts: bytes that a message is worth besides its own; 0: 2048 */
     uint64_t head, tail; /* all-reduce, direct: bytes at both ends that not every rank's peers can reach: go by STAGE */
     uint32_t credits;    /* signals in flight from one rank to another on one stream, at most */
     uint32_t flags;      /* enum gradsync_coll_flags: ORDERED matters */

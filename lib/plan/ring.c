@@ -42,7 +42,7 @@ static uint64_t most_pieces(const gsi_plan_args *args)
 static uint64_t lay_out(const gsi_plan_args *args, uint64_t count, ring *r)
 {
     uint64_t slice = args->coll == GRADSYNC_ALL_REDUCE && count ? (count - 1) / (uint64_t)args->n + 1 : count;
-    uint64_t want = gsi_want(args, slice * args->esize, 4, most_pieces(args));
+    uint64_t want = gsi_want(args, slice * args->esize, 4, 0, most_pieces(args));
     /* Partial results in STAGE need twice the slots: one is written before the next rank tells
      * that it has reduced the piece that is `depth` older, and all ranks do so at once. */
     uint64_t buffers = args->coll == GRADSYNC_REDUCE_SCATTER              ? 3

@@ -112,7 +112,11 @@ static int buffers_of(const gsi_plan_args *args, int depth)
 
 static uint64_t lay_out(const gsi_plan_args *args, uint64_t count, tree *t)
 {
-    uint64_t want = gsi_want(args, (count - count / 2) * args->esize, 16, GSI_PLAN_STEPS / STEPS);
+    int hops = 0;
+
+    while ((2 << hops) <= args->n)
+        hops++;
+    uint64_t want = gsi_want(args, (count - count / 2) * args->esize, 16, hops, GSI_PLAN_STEPS / STEPS);
 
     t->up = args->coll != GRADSYNC_BROADCAST;
     t->down = args->coll != GRADSYNC_REDUCE;
