@@ -8,6 +8,11 @@
 # shellcheck disable=SC2034
 base_packages=(gcc libc6-dev meson ninja-build pkg-config python3 libsodium-dev libexpat1-dev zlib1g-dev)
 
+# What the lab of tests/rdma needs, and the programs that its tests use inside of it.
+# shellcheck disable=SC2034
+lab_packages=(qemu-system-x86 busybox-static cpio kmod iproute2 util-linux procps iputils-ping
+    libibverbs-dev librdmacm-dev ibverbs-providers ibverbs-utils rdmacm-utils perftest)
+
 need_packages() {
     local missing=() package root=()
     if ! command -v dpkg-query >/dev/null 2>&1; then

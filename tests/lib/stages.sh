@@ -151,3 +151,15 @@ stage_aarch64() {
     CC=gcc build gcc -Dwerror=true
     tap aarch64 two_ranks tests/cross/two_ranks build/gcc/tools/gradsync-run build/aarch64 "$root"
 }
+
+# The library over verbs, on simulated hosts.
+stage_rdma() {
+    if [ "$(uname -m)" != x86_64 ]; then
+        result skip rdma "the lab emulates x86_64 on x86_64 only; this machine is $(uname -m)"
+        return 0
+    fi
+    # shellcheck disable=SC2154 # in deps.sh
+    need_packages "${test_packages[@]}" "${lab_packages[@]}"
+    CC=gcc build gcc -Dwerror=true
+    tap rdma lab tests/rdma/run --build build/gcc
+}
