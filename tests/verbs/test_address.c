@@ -14,6 +14,8 @@ static const gsi_verbs_address roce = {.qpn = 0x123456,
                                        .mtu = IBV_MTU_4096,
                                        .reads_in = 16,
                                        .reads_out = 7,
+                                       .cm_port = 0xABCD,
+                                       .token = 0x123456789ABCDEF0,
                                        .gid = {[10] = 0xff, [11] = 0xff, [12] = 10, [13] = 77, [15] = 1}};
 static const gsi_verbs_address infiniband = {.qpn = 1, .max_bytes = 1 << 30, .lid = 0xBFFF, .mtu = IBV_MTU_256};
 
@@ -27,7 +29,8 @@ static int round_trip(const gsi_verbs_address *address)
     return !gsi_verbs_unpack(&blob, &out) && out.qpn == address->qpn && out.psn == address->psn &&
            out.max_bytes == address->max_bytes && out.lid == address->lid && out.ethernet == address->ethernet &&
            out.global == address->global && out.mtu == address->mtu && out.reads_in == address->reads_in &&
-           out.reads_out == address->reads_out && !memcmp(out.gid, address->gid, sizeof out.gid);
+           out.reads_out == address->reads_out && out.cm_port == address->cm_port && out.token == address->token &&
+           !memcmp(out.gid, address->gid, sizeof out.gid);
 }
 
 static int refused(gsi_verbs_address address, const char *text)

@@ -7,9 +7,11 @@
 #include <errno.h>
 #include <gradsync/gradsync.h>
 #include <poll.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -308,7 +310,10 @@ static int peer_gone(pair *p)
         for (unsigned i = 0; i < 10; i++)
             EXPECT(!pair_write(p, 0, HALF, 64, GSI_RAIL_IMM | GSI_RAIL_SIGNAL, 0, 80 + i));
         EXPECT(sleep_for(p, GSI_RAIL_FAILED, &event)); /* failures wake a sleeper */
-        EXPECT(event.id == 80 && event.status == 12 /* IBV_WC_RETRY_EXC_ERR */);
+        if (getenv("GRADSYNC_CONNECT"))                /* the connection manager tells, before the retries run out */
+            EXPECT(strstr(event.why, "disconnected"));
+        else
+            EXPECT(event.id == 80 && event.status == 12 /* IBV_WC_RETRY_EXC_ERR */);
         tap_note("a peer that is gone: status %d, %s", (int)event.status, event.why);
         EXPECT(!pair_try_event(p, GSI_RAIL_SENT, &event));
     }
@@ -331,6 +336,37 @@ static int wrong_addresses(pair *p)
     EXPECT(p->rail->ops->ready(conn) == 0);
     EXPECT(p->rail->ops->write(conn, &(gsi_rail_work){.flags = GSI_RAIL_IMM}) == GRADSYNC_ERR_SYSTEM);
     p->rail->ops->disconnect(conn);
+    return 1;
+}
+
+/* One side by rdma_cm, the other not. */
+static int mixed_managers(pair *p)
+{
+    const char *was = getenv("GRADSYNC_CONNECT");
+    int cm = was && !strcmp(was, "cm");
+    gsi_rail *other = NULL;
+    gsi_rail_address mine, theirs;
+    gsi_conn *conn = NULL;
+
+    setenv("GRADSYNC_CONNECT", "pigeon", 1);
+    EXPECT(p->open(&p->config, &other) == GRADSYNC_ERR_INVALID && strstr(last_message(), "pigeon"));
+    setenv("GRADSYNC_CONNECT", cm != (p->role == 1) ? "cm" : "exchange", 1);
+    int rc = p->open(&p->config, &other);
+    if (was)
+        setenv("GRADSYNC_CONNECT", was, 1);
+    else
+        unsetenv("GRADSYNC_CONNECT");
+    /* A GID that is no IP address cannot be connected to by rdma_cm. */
+    EXPECT(!rc || (rc == GRADSYNC_ERR_UNSUPPORTED && strstr(last_message(), "IP address")));
+    if (!pair_meet(p, !rc)) {
+        if (!rc)
+            other->ops->close(other);
+        return 1;
+    }
+    EXPECT(!other->ops->conn(other, 1, &conn, &mine));
+    pair_swap(p, &mine, &theirs, sizeof mine);
+    EXPECT(other->ops->connect(conn, &theirs) == GRADSYNC_ERR_INVALID && strstr(last_message(), "GRADSYNC_CONNECT"));
+    other->ops->close(other);
     return 1;
 }
 
@@ -399,10 +435,10 @@ static int wrong_configs(pair *p)
     EXPECT(refuses(p, c, GRADSYNC_ERR_DEVICE, p->config.device));
     c = p->config, c.port = 9;
     EXPECT(refuses(p, c, GRADSYNC_ERR_DEVICE, "no port 9"));
-    c = p->config, c.gid_index = 500;
-    EXPECT(refuses(p, c, GRADSYNC_ERR_DEVICE, "index 500"));
-    c = p->config, c.gid_index = 60000;
-    EXPECT(refuses(p, c, GRADSYNC_ERR_DEVICE, "index 60000"));
+    c = p->config, c.gid_index = 200;
+    EXPECT(refuses(p, c, GRADSYNC_ERR_DEVICE, "index 200"));
+    c = p->config, c.gid_index = 256;
+    EXPECT(refuses(p, c, GRADSYNC_ERR_INVALID, "GID index 256"));
     c = p->config, c.mtu = 1500;
     EXPECT(refuses(p, c, GRADSYNC_ERR_INVALID, "1500"));
     c = p->config, c.connections = 60000;
@@ -472,6 +508,34 @@ static int storm(pair *p)
     return 1;
 }
 
+/* Queues go to the rail's node; the caller's own memory goes on going where it did. */
+static int memory_policy(pair *p)
+{
+    enum { INTERLEAVE = 3, BITS = 1024 };
+    unsigned long mine[BITS / 64] = {1}, now[BITS / 64] = {0};
+    gsi_rail_config config = p->config;
+    gsi_rail_address address;
+    gsi_rail *rail;
+    gsi_conn *conn;
+    int mode = -1;
+
+    if (syscall(SYS_set_mempolicy, INTERLEAVE, mine, BITS)) {
+        tap_note("no memory policies here: %s", strerror(errno));
+        return 1;
+    }
+    config.numa_node = 0;
+    EXPECT(!p->open(&config, &rail));
+    EXPECT(rail->numa_node == 0);
+    EXPECT(!rail->ops->conn(rail, 0, &conn, &address));
+    EXPECT(!syscall(SYS_get_mempolicy, &mode, now, BITS, NULL, 0));
+    EXPECT(mode == INTERLEAVE && now[0] == 1);
+    EXPECT(!syscall(SYS_set_mempolicy, 0, NULL, 0));
+    rail->ops->disconnect(conn);
+    rail->ops->close(rail);
+    EXPECT(!syscall(SYS_get_mempolicy, &mode, NULL, 0, NULL, 0));
+    return mode == 0;
+}
+
 static const char *down_command, *up_command;
 
 static int run_command(const char *command)
@@ -519,9 +583,11 @@ int main(int argc, char **argv)
         {refused_write, "a refused write fails the connection once, and a new one works"},
         {peer_gone, "a peer that is gone"},
         {wrong_addresses, "wrong addresses are refused"},
+        {mixed_managers, "both sides must connect in one way"},
         {wrong_memory, "memory that cannot be registered"},
         {memlock, "the limit of locked memory is told with the remedy"},
         {wrong_configs, "what cannot be opened is refused with the reason"},
+        {memory_policy, "the caller's memory policy stays"},
         {port_events, "the port's events, and a connection after them"},
     };
     static pair p;

@@ -17,7 +17,9 @@ enum {
     AT_QPN = 12,
     AT_PSN = 16,
     AT_MAX_BYTES = 20,
-    AT_GID = 24
+    AT_GID = 24,
+    AT_CM_PORT = 40,
+    AT_TOKEN = 42
 };
 
 static void put(unsigned char *p, uint32_t v, int bytes)
@@ -51,6 +53,8 @@ void gsi_verbs_pack(const gsi_verbs_address *address, gsi_rail_address *out)
     put(p + AT_PSN, address->psn, 4);
     put(p + AT_MAX_BYTES, address->max_bytes, 4);
     memcpy(p + AT_GID, address->gid, sizeof address->gid);
+    put(p + AT_CM_PORT, address->cm_port, 2);
+    memcpy(p + AT_TOKEN, &address->token, 8); /* no number, only 8 bytes */
 }
 
 const char *gsi_verbs_unpack(const gsi_rail_address *blob, gsi_verbs_address *out)
@@ -72,6 +76,8 @@ const char *gsi_verbs_unpack(const gsi_rail_address *blob, gsi_verbs_address *ou
     out->psn = get(p + AT_PSN, 4);
     out->max_bytes = get(p + AT_MAX_BYTES, 4);
     memcpy(out->gid, p + AT_GID, sizeof out->gid);
+    out->cm_port = (uint16_t)get(p + AT_CM_PORT, 2);
+    memcpy(&out->token, p + AT_TOKEN, 8);
     if (out->ethernet > 1 || out->global > 1)
         return "a flag in it is neither 0 nor 1";
     if (out->mtu < IBV_MTU_256 || out->mtu > IBV_MTU_4096)

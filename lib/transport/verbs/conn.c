@@ -50,12 +50,12 @@ static void fixed_requests(gsi_conn *conn)
     }
 }
 
-static uint8_t reads(int device)
+uint8_t gsi_verbs_reads(int device)
 {
     return (uint8_t)(device < 0 ? 0 : device > GSI_VERBS_MAX_READS ? GSI_VERBS_MAX_READS : device);
 }
 
-static void own_address(const gsi_conn *conn, gsi_rail_address *out)
+static int own_address(gsi_conn *conn, gsi_rail_address *out)
 {
     const gsi_verbs_rail *rail = conn->rail;
     gsi_verbs_address mine = {
@@ -66,12 +66,16 @@ static void own_address(const gsi_conn *conn, gsi_rail_address *out)
         .ethernet = (uint8_t)rail->ethernet,
         .global = rail->config.gid_index >= 0,
         .mtu = (uint8_t)rail->mtu,
-        .reads_in = reads(rail->device.max_qp_rd_atom),
-        .reads_out = reads(rail->device.max_qp_init_rd_atom),
+        .reads_in = gsi_verbs_reads(rail->device.max_qp_rd_atom),
+        .reads_out = gsi_verbs_reads(rail->device.max_qp_init_rd_atom),
     };
+    int rc = rail->cm ? gsi_verbs_cm_begin(conn, &mine) : 0;
 
+    if (rc)
+        return rc;
     memcpy(mine.gid, rail->gid.raw, sizeof mine.gid);
     gsi_verbs_pack(&mine, out);
+    return 0;
 }
 
 int gsi_verbs_conn(gsi_rail *base, uint32_t number, gsi_conn **out, gsi_rail_address *mine)
@@ -117,15 +121,18 @@ int gsi_verbs_conn(gsi_rail *base, uint32_t number, gsi_conn **out, gsi_rail_add
                                  (int)rail->config.pkey_index);
         goto fail;
     }
+    rc = own_address(conn, mine);
+    if (rc)
+        goto fail;
     gsi_verbs_restore(&policy);
     rail->conns[index] = conn;
-    own_address(conn, mine);
     *out = conn;
     return 0;
 
 fail:
     gsi_verbs_restore(&policy);
     if (conn) {
+        gsi_verbs_cm_end(conn);
         if (conn->qp)
             ibv_destroy_qp(conn->qp);
         free(conn->ids);
@@ -134,24 +141,42 @@ fail:
     return rc;
 }
 
+void gsi_verbs_rtr_attr(const gsi_conn *conn, const gsi_verbs_address *peer, struct ibv_qp_attr *attr)
+{
+    const gsi_verbs_rail *rail = conn->rail;
+    uint8_t mine_in = gsi_verbs_reads(rail->device.max_qp_rd_atom);
+
+    attr->path_mtu = peer->mtu < (uint8_t)rail->mtu ? (enum ibv_mtu)peer->mtu : rail->mtu;
+    attr->max_dest_rd_atomic = mine_in < peer->reads_out ? mine_in : peer->reads_out;
+    attr->min_rnr_timer = RNR_TIMER;
+}
+
+void gsi_verbs_rts_attr(const gsi_conn *conn, const gsi_verbs_address *peer, struct ibv_qp_attr *attr)
+{
+    const gsi_verbs_rail *rail = conn->rail;
+    uint8_t mine_out = gsi_verbs_reads(rail->device.max_qp_init_rd_atom);
+
+    attr->timeout = (uint8_t)rail->config.timeout;
+    attr->retry_cnt = (uint8_t)rail->config.retry_count;
+    attr->rnr_retry = RNR_RETRIES;
+    attr->max_rd_atomic = mine_out < peer->reads_in ? mine_out : peer->reads_in;
+}
+
 /* May block while the kernel looks up the peer's hardware address. */
 static int to_rtr(gsi_conn *conn, const gsi_verbs_address *peer)
 {
     const gsi_verbs_rail *rail = conn->rail;
-    uint8_t mine_in = reads(rail->device.max_qp_rd_atom);
     struct ibv_qp_attr attr = {
         .qp_state = IBV_QPS_RTR,
-        .path_mtu = peer->mtu < (uint8_t)rail->mtu ? (enum ibv_mtu)peer->mtu : rail->mtu,
         .dest_qp_num = peer->qpn,
         .rq_psn = peer->psn,
-        .max_dest_rd_atomic = mine_in < peer->reads_out ? mine_in : peer->reads_out,
-        .min_rnr_timer = RNR_TIMER,
         .ah_attr = {.dlid = peer->lid,
                     .sl = (uint8_t)rail->config.service_level,
                     .port_num = (uint8_t)rail->config.port,
                     .is_global = peer->global && rail->config.gid_index >= 0},
     };
 
+    gsi_verbs_rtr_attr(conn, peer, &attr);
     if (attr.ah_attr.is_global) {
         memcpy(attr.ah_attr.grh.dgid.raw, peer->gid, sizeof peer->gid);
         attr.ah_attr.grh.sgid_index = (uint8_t)rail->config.gid_index;
@@ -165,17 +190,9 @@ static int to_rtr(gsi_conn *conn, const gsi_verbs_address *peer)
 
 static int to_rts(gsi_conn *conn, const gsi_verbs_address *peer)
 {
-    const gsi_verbs_rail *rail = conn->rail;
-    uint8_t mine_out = reads(rail->device.max_qp_init_rd_atom);
-    struct ibv_qp_attr attr = {
-        .qp_state = IBV_QPS_RTS,
-        .timeout = (uint8_t)rail->config.timeout,
-        .retry_cnt = (uint8_t)rail->config.retry_count,
-        .rnr_retry = RNR_RETRIES,
-        .sq_psn = conn->psn,
-        .max_rd_atomic = mine_out < peer->reads_in ? mine_out : peer->reads_in,
-    };
+    struct ibv_qp_attr attr = {.qp_state = IBV_QPS_RTS, .sq_psn = conn->psn};
 
+    gsi_verbs_rts_attr(conn, peer, &attr);
     return ibv_modify_qp(conn->qp, &attr,
                          IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_SQ_PSN |
                              IBV_QP_MAX_QP_RD_ATOMIC);
@@ -202,6 +219,14 @@ int gsi_verbs_connect(gsi_conn *conn, const gsi_rail_address *blob)
         return gsi_verbs_host.fail(GRADSYNC_ERR_DEVICE,
                                    "%s: the peer's device takes messages of %u bytes, less than ours", rail->rail.name,
                                    (unsigned)peer.max_bytes);
+    if (rail->cm)
+        return gsi_verbs_cm_connect(conn, &peer);
+    if (peer.cm_port)
+        return gsi_verbs_host.fail(
+            GRADSYNC_ERR_INVALID,
+            "the peer of %s connects by rdma_cm, but this rank does not: set GRADSYNC_CONNECT alike for "
+            "all ranks",
+            rail->rail.name);
     int err = to_rtr(conn, &peer);
     if (!err)
         err = to_rts(conn, &peer);
@@ -219,7 +244,7 @@ int gsi_verbs_connect(gsi_conn *conn, const gsi_rail_address *blob)
 
 int gsi_verbs_ready(gsi_conn *conn)
 {
-    return conn->connected;
+    return conn->cm ? gsi_verbs_cm_ready(conn) : conn->connected;
 }
 
 static void forget_failure(gsi_conn *conn)
@@ -239,6 +264,7 @@ void gsi_verbs_disconnect(gsi_conn *conn)
     gsi_verbs_rail *rail = conn->rail;
     uint32_t kept = 0;
 
+    gsi_verbs_cm_end(conn);
     ibv_destroy_qp(conn->qp);
     forget_failure(conn);
     rail->conns[conn->index] = NULL;

@@ -15,6 +15,7 @@ static void rail_close(gsi_rail *base)
     for (int i = 0; rail->conns && i < rail->config.connections; i++)
         if (rail->conns[i])
             gsi_verbs_disconnect(rail->conns[i]);
+    gsi_verbs_cm_close(rail);
     while (rail->regions)
         gsi_verbs_dereg(base, &(gsi_region){.handle = rail->regions});
     if (rail->cq) {
@@ -82,11 +83,11 @@ static int check_config(gsi_rail_config *config)
                                    "the timeout of an RDMA connection is 1 to 31, its retries 1 to 7; not %d and %d",
                                    (int)config->timeout, (int)config->retry_count);
     if (config->traffic_class < 0 || config->traffic_class > 255 || config->service_level < 0 ||
-        config->service_level > 15 || config->pkey_index < 0 || config->pkey_index > 65535 || config->gid_index > 65535)
+        config->service_level > 15 || config->pkey_index < 0 || config->pkey_index > 65535 || config->gid_index > 255)
         return gsi_verbs_host.fail(
             GRADSYNC_ERR_INVALID,
             "traffic class %d, service level %d, P_Key index %d or GID index %d is out of range: 0 to 255, "
-            "15, 65535, 65535",
+            "15, 65535, 255 (verbs address no more GIDs than that)",
             (int)config->traffic_class, (int)config->service_level, (int)config->pkey_index, (int)config->gid_index);
     return 0;
 }
@@ -140,8 +141,23 @@ static int find_inline(gsi_verbs_rail *rail)
     }
 }
 
+/* 1: connections are made by rdma_cm; 0: by the addresses exchanged, which is all that is needed inside one network. */
+static int wants_manager(void)
+{
+    const char *how = getenv("GRADSYNC_CONNECT");
+
+    if (!how || !how[0] || !strcmp(how, "exchange"))
+        return 0;
+    if (!strcmp(how, "cm"))
+        return 1;
+    return gsi_verbs_host.fail(GRADSYNC_ERR_INVALID, "GRADSYNC_CONNECT is \"%.40s\": use exchange or cm", how);
+}
+
 int gsi_verbs_open(const gsi_rail_config *config, gsi_rail **out)
 {
+    int by_manager = wants_manager();
+    if (by_manager < 0)
+        return by_manager;
     gsi_verbs_rail *rail = calloc(1, sizeof *rail);
     gsi_verbs_policy policy;
     int rc;
@@ -171,6 +187,8 @@ int gsi_verbs_open(const gsi_rail_config *config, gsi_rail **out)
         rc = make_queues(rail);
     if (!rc)
         rc = find_inline(rail);
+    if (!rc && by_manager)
+        rc = gsi_verbs_cm_open(rail);
     gsi_verbs_restore(&policy);
     if (rc) {
         rail_close(&rail->rail);

@@ -136,6 +136,8 @@ static int look(gsi_verbs_rail *rail, gsi_rail_event *events, int max)
         n += async_event(rail, &async, &events[n]);
         ibv_ack_async_event(&async);
     }
+    if (rail->cm)
+        gsi_verbs_cm_events(rail);
     /* A full array means there may be more. */
     rail->look = n == max;
     return n;

@@ -44,6 +44,8 @@ typedef struct gsi_verbs_address {
     uint8_t reads_in;  /* RDMA reads this side answers at once */
     uint8_t reads_out; /* ... and asks for */
     uint8_t gid[16];
+    uint16_t cm_port; /* where this side listens for rdma_cm; 0: it does not */
+    uint64_t token;   /* of this connection, for rdma_cm */
 } gsi_verbs_address;
 
 typedef struct gsi_verbs_region {
@@ -51,6 +53,9 @@ typedef struct gsi_verbs_region {
     uint32_t lkey;
     struct gsi_verbs_region *prev, *next; /* of the rail's list */
 } gsi_verbs_region;
+
+typedef struct gsi_verbs_cm_rail gsi_verbs_cm_rail;
+typedef struct gsi_verbs_cm_conn gsi_verbs_cm_conn;
 
 typedef struct gsi_verbs_rail {
     gsi_rail rail; /* what the endpoint sees; first, so that a gsi_rail * is one of these */
@@ -69,6 +74,7 @@ typedef struct gsi_verbs_rail {
     struct gsi_conn **conns; /* by index; NULL: free */
     uint32_t *generations;   /* of each index, counted up when its connection goes */
     gsi_verbs_region *regions;
+    gsi_verbs_cm_rail *cm; /* NULL: connections need no manager */
 
     uint32_t polls;     /* so that poll() looks at the async events now and then */
     int look;           /* ... or at its next call */
@@ -88,6 +94,7 @@ struct gsi_conn {
     uint32_t index;
     uint32_t number; /* the endpoint's */
     uint32_t psn;
+    gsi_verbs_cm_conn *cm;
     int connected;
     int failed; /* nothing is posted any more */
     int told;   /* the endpoint has its FAILED */
@@ -138,6 +145,23 @@ int gsi_verbs_ready(gsi_conn *conn);
 void gsi_verbs_disconnect(gsi_conn *conn);
 /* A queue pair with the rail's depths. NULL: errno says why. */
 struct ibv_qp *gsi_verbs_qp(gsi_verbs_rail *rail, uint32_t max_inline, void *context);
+
+/* RDMA reads at once, of what a device tells. */
+uint8_t gsi_verbs_reads(int device);
+/* What RTR and RTS need beyond the path: MTU and PSNs, reads; timeouts. */
+void gsi_verbs_rtr_attr(const gsi_conn *conn, const gsi_verbs_address *peer, struct ibv_qp_attr *attr);
+void gsi_verbs_rts_attr(const gsi_conn *conn, const gsi_verbs_address *peer, struct ibv_qp_attr *attr);
+
+/* cm.c. Used where rail->cm is set. */
+int gsi_verbs_cm_open(gsi_verbs_rail *rail);
+void gsi_verbs_cm_close(gsi_verbs_rail *rail);
+/* Fills its part of the address. */
+int gsi_verbs_cm_begin(gsi_conn *conn, gsi_verbs_address *mine);
+int gsi_verbs_cm_connect(gsi_conn *conn, const gsi_verbs_address *peer);
+int gsi_verbs_cm_ready(gsi_conn *conn);
+void gsi_verbs_cm_end(gsi_conn *conn);
+/* Takes what the manager has to say. */
+void gsi_verbs_cm_events(gsi_verbs_rail *rail);
 
 /* post.c */
 int gsi_verbs_write(gsi_conn *conn, const gsi_rail_work *work);
