@@ -174,6 +174,7 @@ static int make(gsi_engine *e)
         free(p);
         return gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for messages between %d ranks", e->n);
     }
+    p->loadstore = e->ep->loadstore;
     atomic_store(&e->p2p, p);
     return 0;
 }

@@ -135,6 +135,7 @@ typedef struct gsi_p2p_peer {
 } gsi_p2p_peer;
 
 typedef struct gsi_p2p {
+    int loadstore; /* puts and gets are copies, done at once: the endpoint's */
     gsi_p2p_peer *peers;
     gsi_p2p_queue posted; /* under the queue's lock */
     _Atomic int has_posted;

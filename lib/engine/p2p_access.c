@@ -32,7 +32,7 @@ int gsi_p2p_transfer_step(gsi_engine *e, gsi_p2p_transfer *t, int get, int peer,
                           uint64_t bytes, int *moved)
 {
     const gsi_endpoint_ops *ops = e->ep->ops;
-    uint32_t most = e->ep->loadstore ? 1 : GSI_P2P_TICKETS;
+    uint32_t most = e->p2p->loadstore ? 1 : GSI_P2P_TICKETS;
 
     *moved |= reap(e, t);
     while (!t->failed && t->issued < bytes && t->count < most) {
@@ -197,7 +197,7 @@ int gsi_p2p_make_key(gsi_engine *e, const gsi_memory *mem, int64_t timeout_ms, g
 
     if (!e->ep->ops->rput)
         return gsi_fail(GRADSYNC_ERR_UNSUPPORTED, "%s has no one-sided operations", e->ep->ops->name);
-    if (e->ep->loadstore && mem->fd < 0)
+    if (!e->ep->whole_memory && mem->fd < 0)
         return gsi_fail(GRADSYNC_ERR_UNSUPPORTED,
                         "peers cannot reach this memory (%s); allocate it with gradsync_mem_alloc or register it with "
                         "GRADSYNC_MEM_REMAP",
@@ -206,7 +206,9 @@ int gsi_p2p_make_key(gsi_engine *e, const gsi_memory *mem, int64_t timeout_ms, g
     while (!e->broken && (rc = e->ep->ops->share(e->ep, mem)) == GRADSYNC_IN_PROGRESS) {
         if (gsi_now_ns() > deadline) {
             rc = gsi_fail(GRADSYNC_ERR_TIMEOUT, "the peers took no note of the memory in time; do they make progress?");
-            break;
+            gsi_p2p_break(e, rc);
+            pthread_mutex_unlock(&e->lock);
+            return rc;
         }
         if (gsi_engine_progress(e))
             backoff.since = 0;
@@ -221,8 +223,8 @@ int gsi_p2p_make_key(gsi_engine *e, const gsi_memory *mem, int64_t timeout_ms, g
     *out = (gsi_p2p_key){.comm = e->id,
                          .addr = (uintptr_t)mem->addr,
                          .bytes = mem->bytes,
-                         .share_bytes = mem->share_bytes ? mem->share_bytes : mem->bytes,
-                         .head = mem->share_bytes ? (uint64_t)(mem->share_addr - mem->addr) : 0,
+                         .share_bytes = e->ep->whole_memory ? mem->bytes : mem->share_bytes,
+                         .head = e->ep->whole_memory ? 0 : (uint64_t)(mem->share_addr - mem->addr),
                          .rank = e->rank,
                          .mem = mem->id};
     return 0;

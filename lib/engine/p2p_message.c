@@ -19,9 +19,10 @@ static int share_buffer(gsi_engine *e, gsi_p2p_op *o, uint64_t bytes, uint32_t *
         o->mem = gsi_register_get(e->reg, o->call.buf, bytes);
     if (!o->mem)
         return 0;
-    int64_t at = (char *)o->call.buf - o->mem->share_addr;
-    int reachable =
-        o->mem->fd >= 0 && at >= 0 && bytes <= o->mem->share_bytes && (uint64_t)at <= o->mem->share_bytes - bytes;
+    const char *start = e->ep->whole_memory ? o->mem->addr : o->mem->share_addr;
+    uint64_t room = e->ep->whole_memory ? o->mem->bytes : o->mem->share_bytes;
+    int64_t at = start ? (const char *)o->call.buf - start : -1;
+    int reachable = at >= 0 && bytes <= room && (uint64_t)at <= room - bytes;
     int rc = reachable ? e->ep->ops->share(e->ep, o->mem) : GRADSYNC_ERR_UNSUPPORTED;
     if (rc == GRADSYNC_IN_PROGRESS)
         return -1;
@@ -99,7 +100,7 @@ int gsi_p2p_issue_send(gsi_engine *e, gsi_p2p_op *o)
 
     if (c->bytes <= GSI_P2P_EAGER && peer->ahead < GSI_P2P_EAGER_AHEAD)
         sent = send_eager(e, o);
-    else if (c->bytes && c->bytes <= GSI_P2P_CHUNK && c->peer != e->rank && e->ep->loadstore)
+    else if (c->bytes && c->bytes <= GSI_P2P_CHUNK && c->peer != e->rank && e->p2p->loadstore)
         sent = send_staged(e, o);
     if (!sent)
         return 0;
