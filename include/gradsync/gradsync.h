@@ -581,6 +581,34 @@ typedef struct gradsync_transport_info {
 /* The index-th transport that this library knows. Errors: INVALID (past the last). */
 GRADSYNC_API int gradsync_context_transport(gradsync_context *ctx, int index, gradsync_transport_info *out);
 
+/* ---- Diagnosis --------------------------------------------------------------- */
+
+enum gradsync_severity {
+    GRADSYNC_FINDING_SKIPPED = -1, /* could not be checked, or there is nothing to check: the cause says why */
+    GRADSYNC_FINDING_OK = 0,
+    GRADSYNC_FINDING_HINT = 1,    /* may cost speed, or is worth knowing */
+    GRADSYNC_FINDING_WARNING = 2, /* costs speed, or works in part only */
+    GRADSYNC_FINDING_ERROR = 3,   /* RDMA does not work so */
+};
+
+typedef struct gradsync_finding {
+    uint32_t size;    /* set by the library */
+    int32_t severity; /* enum gradsync_severity */
+    char id[32];      /* of the check, for scripts: "port-down"; gradsync-doctor(1) lists them */
+    char subject[96]; /* what it is about: "mlx5_0:1"; "": the machine */
+    char cause[352];  /* what was found, one sentence */
+    char remedy[352]; /* what to do about it, one sentence; "" if there is nothing to do */
+} gradsync_finding;
+
+/* Receives one finding; it is valid during the call. */
+typedef void (*gradsync_finding_fn)(void *arg, const gradsync_finding *finding);
+
+/* Looks for what keeps RDMA from working, or from its full speed, on this machine, and calls fn for each finding, in
+ * a fixed order; every check gives at least one. root: a folder with a copy of another machine's /sys, /proc and /dev,
+ * or NULL for this one. peer: addresses that the ports should reach ("10.0.1.2", "10.0.1.0/24,fd00::2"), or NULL.
+ * Reads only; needs no context. Errors: INVALID (peer, fn), NOMEM. */
+GRADSYNC_API int gradsync_diagnose(const char *root, const char *peer, gradsync_finding_fn fn, void *arg);
+
 #ifdef __cplusplus
 }
 #endif

@@ -65,6 +65,7 @@ def check_prototypes(api: header.Header, abi: table.Table) -> None:
         "void *": void,
         "const void *": void,
         "gradsync_allgather_fn": abi.AllgatherFn,
+        "gradsync_finding_fn": abi.FindingFn,
         "void": None,
     }
 

@@ -144,6 +144,16 @@ class MemKind(IntEnum):
     REMAPPED = 2
 
 
+class Severity(IntEnum):
+    """How bad a finding of diagnose() is."""
+
+    SKIPPED = -1
+    OK = 0
+    HINT = 1
+    WARNING = 2
+    ERROR = 3
+
+
 class CollFlags(IntFlag):
     """Flags of a collective."""
 
@@ -171,6 +181,7 @@ ENUMS: Dict[str, Tuple[Type[IntEnum], str]] = {
     "gradsync_mem_flags": (MemFlags, "GRADSYNC_MEM_"),  # type: ignore[dict-item]
     "gradsync_mem_kind": (MemKind, "GRADSYNC_MEM_"),
     "gradsync_coll_flags": (CollFlags, "GRADSYNC_"),  # type: ignore[dict-item]
+    "gradsync_severity": (Severity, "GRADSYNC_FINDING_"),
 }
 
 # C macro -> its value here.
@@ -368,6 +379,20 @@ class TransportInfo(Sized):
     ]
 
 
+class Finding(Sized):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("severity", c.c_int32),
+        ("id", c.c_char * 32),
+        ("subject", c.c_char * 96),
+        ("cause", c.c_char * 352),
+        ("remedy", c.c_char * 352),
+    ]
+
+
+FindingFn = c.CFUNCTYPE(None, c.c_void_p, c.POINTER(Finding))
+
+
 # C typedef -> its class here.
 STRUCTS: Dict[str, Type[c.Structure]] = {
     "gradsync_error_info": ErrorInfo,
@@ -384,6 +409,7 @@ STRUCTS: Dict[str, Type[c.Structure]] = {
     "gradsync_counters": Counters,
     "gradsync_system_info": SystemInfo,
     "gradsync_transport_info": TransportInfo,
+    "gradsync_finding": Finding,
 }
 
 
@@ -473,6 +499,7 @@ FUNCTIONS: Dict[str, Tuple[Any, Tuple[Any, ...]]] = {
     "gradsync_comm_counters": (_int, (_ptr, c.POINTER(Counters))),
     "gradsync_context_query": (_int, (_ptr, c.POINTER(SystemInfo))),
     "gradsync_context_transport": (_int, (_ptr, _int, c.POINTER(TransportInfo))),
+    "gradsync_diagnose": (_int, (_str, _str, FindingFn, _ptr)),
 }
 
 
