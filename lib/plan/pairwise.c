@@ -149,12 +149,22 @@ static int peer_at(const gsi_builder *b, int i)
 
 /* ---- reductions ---- */
 
-/* From each rank to each: DATA(0), ..., DATA(lag), RESULT(0), DATA(lag + 1), RESULT(1), ... */
+/* Does rank `to` get the results, rather than only the news that it may send on? */
+static int wanted(const gsi_builder *b, int to)
+{
+    return b->args->coll == GRADSYNC_ALL_REDUCE || (b->args->coll == GRADSYNC_REDUCE && to == b->args->root);
+}
+
+/* From each rank to each: DATA(0), ..., DATA(lag), RESULT(0), DATA(lag + 1), RESULT(1), ... The last RESULTs
+ * are missing where they would be no more than leave to send. */
 static uint32_t data_number(const gsi_builder *b, int k)
 {
     const pairwise *p = b->shape;
+    int results = k >= p->lag ? k - p->lag : 0, most = p->pieces > p->ahead ? p->pieces - p->ahead : 0;
 
-    return (uint32_t)(!b->gathered + k + 1 + (k >= p->lag ? k - p->lag : 0));
+    if (!wanted(b, b->rank) && results > most)
+        results = most;
+    return (uint32_t)(!b->gathered + k + 1 + results);
 }
 
 static uint32_t result_number(const gsi_builder *b, int k)
@@ -162,12 +172,6 @@ static uint32_t result_number(const gsi_builder *b, int k)
     const pairwise *p = b->shape;
 
     return (uint32_t)(!b->gathered + k + 1 + (k + p->lag < p->pieces ? k + p->lag + 1 : p->pieces));
-}
-
-/* Does rank `to` get the results, rather than only the news that it may send on? */
-static int wanted(const gsi_builder *b, int to)
-{
-    return b->args->coll == GRADSYNC_ALL_REDUCE || (b->args->coll == GRADSYNC_REDUCE && to == b->args->root);
 }
 
 /* The exchange with one peer in round k: its result k - p->ahead, then my contribution k. */

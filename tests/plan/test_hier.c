@@ -150,7 +150,7 @@ static void sweep_map(tally *t, gsi_plan_args a, const map *m)
             v.esize = shape % 2 ? 2 : 4;
             v.acc_esize = 4;
             v.chunk = (uint64_t[]){16, 4, 64, 128, 0, 8}[shape];
-            v.credits = (uint32_t[]){0, 4, 16, 4, 32, 5}[shape];
+            v.credits = (uint32_t[]){0, 4, 16, 32, 5, 8}[(shape + 2 * c) % 6];
             v.slot_bytes = v.stage_bytes = UINT64_C(1) << 30;
             if (shape % 3 == 0)
                 v.stage_bytes = least_stage(v);

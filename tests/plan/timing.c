@@ -180,6 +180,9 @@ double timing_of(gsi_plan *const *of, const gsi_plan_args *with, const timing *h
     *bytes = *messages = 0;
     for (size_t r = 0; r < n; r++) {
         for (int s = 0; s < of[r]->nstreams; s++)
+            if (agents[r * GSI_MAX_STREAMS + (size_t)s].at < agents[r * GSI_MAX_STREAMS + (size_t)s].end)
+                abort(); /* a deadlock */
+        for (int s = 0; s < of[r]->nstreams; s++)
             last = later(last, agents[r * GSI_MAX_STREAMS + (size_t)s].time);
         *bytes = later(*bytes, host_bytes[r]);
         *messages = later(*messages, host_messages[r]);
