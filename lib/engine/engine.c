@@ -75,6 +75,19 @@ static uint64_t nt_bytes(void)
     return cache > 0 ? (uint64_t)cache : UINT64_MAX;
 }
 
+/* Where nothing is said of hosts, every rank is on one of its own. */
+static int make_hosts(gsi_engine *e)
+{
+    int32_t *apart = gsi_calloc((size_t)e->n, sizeof *apart);
+
+    for (int r = 0; apart && r < e->n; r++)
+        apart[r] = r;
+    int rc = apart ? gsi_hosts_make(e->ep->host ? e->ep->host : apart, e->n, &e->hosts)
+                   : gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for an engine of %d ranks", e->n);
+    free(apart);
+    return rc;
+}
+
 int gsi_engine_init(gsi_engine *e, gsi_endpoint *ep, gsi_register *reg, const gsi_log *log)
 {
     int failed = pthread_mutex_init(&e->lock, NULL) || pthread_mutex_init(&e->queue_lock, NULL);
@@ -91,7 +104,9 @@ int gsi_engine_init(gsi_engine *e, gsi_endpoint *ep, gsi_register *reg, const gs
     e->nt_bytes = nt_bytes();
     for (uint32_t i = 0; i < ep->lanes; i++)
         failed |= init_lane(&e->lanes[i], e->n);
-    return failed ? gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for an engine of %d ranks", e->n) : 0;
+    if (failed)
+        return gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for an engine of %d ranks", e->n);
+    return ep->loadstore ? 0 : make_hosts(e);
 }
 
 static void let_go(gsi_engine *e)
@@ -135,6 +150,8 @@ void gsi_engine_free(gsi_engine *e)
     gsi_p2p_free(e);
     for (uint32_t i = 0; i < GSI_MAX_LANES; i++)
         free_lane(&e->lanes[i]);
+    free(e->hosts);
+    e->hosts = NULL;
     e->ep->ops->destroy(e->ep);
     e->ep = NULL;
     let_go(e);

@@ -72,6 +72,7 @@ typedef struct gsi_engine {
     gsi_register *reg;
     const gsi_log *log;
     int rank, n;
+    gsi_hosts *hosts; /* which ranks can load and store each other's memory; NULL: all */
     uint32_t process; /* gsi_process() of who made it */
     int default_algo;
     uint64_t spin_ticks, yield_ticks; /* of a wait, before it yields, and before it sleeps */

@@ -55,6 +55,8 @@ static gsi_plan_args plan_args(const gsi_engine *e, const gsi_plan_key *key, int
         .head = key->head,
         .tail = key->tail,
         .reach = key->shareable && !key->head && !key->tail,
+        .share = key->shareable && !key->head && !key->tail,
+        .hosts = e->hosts,
         .flags = key->flags,
     };
 }
@@ -69,7 +71,7 @@ static int build(const gsi_engine *e, const gsi_call *call, const gsi_plan_key *
     gsi_engine_choose(e, &fixed, key->shareable, key->head, key->tail, 0, &choice);
     if (choice.algo == GRADSYNC_ALGO_ONESHOT && !key->attached) {
         /* Some ranks sent their payload and others can be reached, so nobody has all of it. */
-        fixed.algo = GRADSYNC_ALGO_STAGED;
+        fixed.algo = e->ep->loadstore ? GRADSYNC_ALGO_STAGED : GRADSYNC_ALGO_PAIRWISE;
         gsi_engine_choose(e, &fixed, key->shareable, key->head, key->tail, 0, &choice);
     }
     if (!choice.algo)

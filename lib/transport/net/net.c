@@ -181,9 +181,9 @@ static void net_finish(gsi_endpoint *base, uint64_t seq)
 
     ep->finished = seq;
     net_idle(ep);
-    /* The next header says it. Where that is on its way already, it has to be said apart: the peers may wait for
-     * it, to use a lane or their staging again. */
-    if (ep->entered <= seq)
+    /* The next header says it. It has to be said apart where that is on its way already, or where nobody can enter
+     * the next collective without it. */
+    if (ep->entered <= seq && ep->entered + 1 <= ep->told_done + NET_LANES)
         return;
     ep->told_done = seq;
     for (int r = 0; r < base->n; r++)
