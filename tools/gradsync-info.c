@@ -10,6 +10,7 @@
 #include <gradsync/gradsync.h>
 
 #include "cli.h"
+#include "info_machine.h"
 
 #if HAVE_JANSSON
 #include <jansson.h>
@@ -22,13 +23,24 @@ static const char help[] =
     "Shows what libgradsync finds and can use on this machine: CPU, NUMA nodes, pages, devices,\n"
     "transports (or why not, and the remedy), and the GRADSYNC_ variables that are set.\n"
     "\n"
-    "  -j, --json      as JSON\n"
-    "  -h, --help      this text\n"
-    "  -V, --version   the version\n"
+    "  -r, --rails          instead: the RDMA ports, which of them each local rank would use, and why\n"
+    "  -t, --topo           instead: how far each port is from each GPU and NUMA node (with --rails: both)\n"
+    "  -m, --memory LIST    with --rails: where the memory of each local rank is, commas between: gpuN, nodeN,\n"
+    "                       a PCI address, or - for unknown (default: a rank a GPU, else a rank a NUMA node)\n"
+    "  -k, --rank N         with --rails: tell the reasons for this local rank (default 0)\n"
+    "  -R, --root FOLDER    of a machine whose /sys, /proc and /dev were copied to this folder\n"
+    "  -j, --json           as JSON\n"
+    "  -h, --help           this text\n"
+    "  -V, --version        the version\n"
     "\n"
     "Exit status: 0; 1 if the library could not be asked; 2 for a wrong command line.\n";
 
-static const struct option longs[] = {{"json", no_argument, NULL, 'j'},
+static const struct option longs[] = {{"rails", no_argument, NULL, 'r'},
+                                      {"topo", no_argument, NULL, 't'},
+                                      {"memory", required_argument, NULL, 'm'},
+                                      {"rank", required_argument, NULL, 'k'},
+                                      {"root", required_argument, NULL, 'R'},
+                                      {"json", no_argument, NULL, 'j'},
                                       {"help", no_argument, NULL, 'h'},
                                       {"version", no_argument, NULL, 'V'},
                                       {NULL, 0, NULL, 0}};
@@ -164,7 +176,8 @@ static int compare(const void *a, const void *b)
 static void read_variables(findings *f)
 {
     for (char **e = environ; *e && f->nvariables < MOST_VARIABLES; e++) {
-        if (strncmp(*e, "GRADSYNC_", 9) == 0)
+        if (strncmp(*e, "GRADSYNC_", 9) == 0 || strncmp(*e, "NCCL_IB_", 8) == 0 ||
+            strncmp(*e, "NCCL_SOCKET_IFNAME=", 19) == 0 || strncmp(*e, "NCCL_TOPO_FILE=", 15) == 0)
             f->variables[f->nvariables++] = *e;
     }
     qsort(f->variables, (size_t)f->nvariables, sizeof f->variables[0], compare);
@@ -278,14 +291,81 @@ static int print_json(const findings *f)
 }
 #endif
 
-int main(int argc, char **argv)
+/* --rails and --topo: 0, or the exit status. */
+static int tell_machine(const info_options *options, int json)
+{
+    info_machine *m;
+    int rc = info_read(name, options, &m);
+
+    if (rc != 0)
+        return rc;
+    if (!json) {
+        info_print_text(m);
+    } else {
+#if HAVE_JANSSON
+        json_t *root = json_pack("{s:s, s:s}", "program", name, "library_version", gradsync_version());
+        info_add_json(m, root);
+        if (json_dumpf(root, stdout, JSON_INDENT(2)) != 0)
+            rc = 1;
+        json_decref(root);
+        putchar('\n');
+#else
+        cli_error(name, "--json: built without jansson; install its development files, and build again");
+        rc = 1;
+#endif
+    }
+    info_free(m);
+    return rc;
+}
+
+/* The overview: 0, or the exit status. */
+static int tell_overview(int json)
 {
     static findings f;
-    int option, json = 0, rc = 0;
+    int rc = 0;
+
+    if (ask_library(&f) != 0)
+        return 1;
+    uname(&f.host);
+    read_huge_pages(&f);
+    read_devices(&f);
+    read_variables(&f);
+    if (json)
+        rc = print_json(&f);
+    else
+        print_text(&f);
+    return rc != 0;
+}
+
+int main(int argc, char **argv)
+{
+    info_options options = {.rank = 0};
+    int option, json = 0, rank_given = 0;
+    long long rank;
 
     opterr = 0;
-    while ((option = getopt_long(argc, argv, ":jhV", longs, NULL)) != -1) {
+    while ((option = getopt_long(argc, argv, ":rtm:k:R:jhV", longs, NULL)) != -1) {
         switch (option) {
+        case 'r':
+            options.rails = 1;
+            break;
+        case 't':
+            options.topo = 1;
+            break;
+        case 'm':
+            options.memory = optarg;
+            break;
+        case 'k':
+            if (cli_int(optarg, 0, 1 << 20, &rank) != 0) {
+                cli_usage_error(name, "--rank: '%s' is no rank", optarg);
+                return 2;
+            }
+            options.rank = (int)rank;
+            rank_given = 1;
+            break;
+        case 'R':
+            options.root = optarg;
+            break;
         case 'j':
             json = 1;
             break;
@@ -304,15 +384,14 @@ int main(int argc, char **argv)
         cli_usage_error(name, "unexpected argument '%s'", argv[optind]);
         return 2;
     }
-    if (ask_library(&f) != 0)
-        return 1;
-    uname(&f.host);
-    read_huge_pages(&f);
-    read_devices(&f);
-    read_variables(&f);
-    if (json)
-        rc = print_json(&f);
-    else
-        print_text(&f);
-    return cli_close_stdout(name) != 0 || rc != 0 ? 1 : 0;
+    if ((options.memory || rank_given) && !options.rails) {
+        cli_usage_error(name, "--memory and --rank belong to --rails");
+        return 2;
+    }
+    if (options.root && !options.rails && !options.topo) {
+        cli_usage_error(name, "--root belongs to --rails or --topo");
+        return 2;
+    }
+    int rc = options.rails || options.topo ? tell_machine(&options, json) : tell_overview(json);
+    return cli_close_stdout(name) != 0 && rc == 0 ? 1 : rc;
 }

@@ -581,6 +581,114 @@ typedef struct gradsync_transport_info {
 /* The index-th transport that this library knows. Errors: INVALID (past the last). */
 GRADSYNC_API int gradsync_context_transport(gradsync_context *ctx, int index, gradsync_transport_info *out);
 
+/* ---- The machine ------------------------------------------------------------- */
+
+/* From near to far. */
+enum gradsync_distance {
+    GRADSYNC_DISTANCE_SAME = 0,   /* the device itself */
+    GRADSYNC_DISTANCE_SWITCH = 1, /* the same PCI switch (or card) */
+    GRADSYNC_DISTANCE_ROOT = 2,   /* the same root complex */
+    GRADSYNC_DISTANCE_NODE = 3,   /* the same NUMA node */
+    GRADSYNC_DISTANCE_SOCKET = 4, /* another NUMA node of the same socket */
+    GRADSYNC_DISTANCE_FAR = 5,    /* another socket */
+    GRADSYNC_DISTANCE_UNKNOWN = 6,
+};
+#define GRADSYNC_DISTANCE_COUNT 7
+
+/* "same PCI switch"; "?" if unknown. Static storage. */
+GRADSYNC_API const char *gradsync_distance_name(int distance);
+
+/* What a machine is, as its kernel and the operator's topology file tell it: NUMA nodes, GPUs, RDMA ports. A
+ * snapshot: it does not change, and needs no context. */
+typedef struct gradsync_machine gradsync_machine;
+
+/* Where memory or a device is. */
+typedef struct gradsync_place {
+    int32_t numa_node; /* -1: unknown */
+    char pci[20];      /* of a GPU: "0000:81:00.0"; "": host memory */
+} gradsync_place;
+
+typedef struct gradsync_machine_info {
+    uint32_t size; /* set by the caller */
+    int32_t numa_nodes, ports, gpus;
+    char topology_file[256]; /* GRADSYNC_TOPO_FILE or NCCL_TOPO_FILE, as read; "": none */
+} gradsync_machine_info;
+
+typedef struct gradsync_port_info {
+    uint32_t size;      /* set by the caller */
+    int32_t number;     /* of the port in its device, from 1 */
+    int32_t state;      /* as InfiniBand counts: 1 down, 2 initialising, 3 armed, 4 active; 0 unknown */
+    int32_t numa_node;  /* -1: unknown */
+    int32_t ngids;      /* GIDs that are not empty: see gradsync_machine_gid() */
+    int32_t access;     /* 0: this process may open the device; else the errno that stands against it */
+    uint32_t rate_mbps; /* 0: unknown */
+    uint32_t mtu;       /* of RDMA packets, bytes, where it follows from the network device's; else 0 */
+    uint32_t netdev_mtu;
+    uint32_t lid, sm_lid; /* InfiniBand: this port's and the subnet manager's */
+    uint32_t reserved;
+    uint64_t node_guid;  /* 0: unknown */
+    char device[64];     /* "mlx5_0" */
+    char state_name[16]; /* "ACTIVE" */
+    char phys_state[24]; /* "LinkUp" */
+    char link_layer[16]; /* "InfiniBand", "Ethernet" */
+    char netdev[16];     /* its network device; "": none known */
+    char uverbs[32];     /* in /dev/infiniband */
+    char firmware[32];
+    char board[32];
+    char pci[20];       /* "0000:81:00.0"; Soft-RoCE: of the card below it; "": unknown */
+    char pci_path[256]; /* from the host bridge: "pci0000:80/0000:80:01.0/0000:81:00.0" */
+} gradsync_port_info;
+
+typedef struct gradsync_gid_info {
+    uint32_t size;  /* set by the caller */
+    int32_t index;  /* in the port's table */
+    int32_t prefix; /* bits of the subnet's prefix; 0: unknown */
+    int32_t reserved;
+    char gid[48];    /* as an IPv6 address, or as the IPv4 address that it holds */
+    char type[16];   /* "IB", "RoCE v1", "RoCE v2" */
+    char netdev[16]; /* "": none */
+} gradsync_gid_info;
+
+typedef struct gradsync_gpu_info {
+    uint32_t size; /* set by the caller */
+    int32_t numa_node;
+    uint32_t pci_class, vendor, device; /* 0x030200, 0x10de, ... */
+    char pci[20];
+    char pci_path[256];
+} gradsync_gpu_info;
+
+/* Whether, and why, a rank uses a port. */
+typedef struct gradsync_rail_choice {
+    uint32_t size;    /* set by the caller, in each */
+    int32_t rail;     /* its place among the rank's rails, from 0; -1: not used */
+    int32_t usable;   /* 0: no rank could use it */
+    int32_t distance; /* enum gradsync_distance, from the rank's memory */
+    int32_t ranks;    /* local ranks that use it */
+    char reason[240]; /* why it is used, or why not and the remedy */
+} gradsync_rail_choice;
+
+/* Reads the machine whose /sys, /proc and /dev are below root (NULL: this one). The caller frees the result.
+ * Errors: INVALID (a GRADSYNC_ or NCCL_ variable, or the topology file, is wrong), NOMEM, SYSTEM (that file). */
+GRADSYNC_API int gradsync_machine_read(const char *root, gradsync_machine **out);
+/* NULL is allowed. */
+GRADSYNC_API int gradsync_machine_free(gradsync_machine *machine);
+GRADSYNC_API int gradsync_machine_query(const gradsync_machine *machine, gradsync_machine_info *out);
+/* The index-th NUMA node's id (>= 0), in ascending order. Errors: INVALID (past the last). */
+GRADSYNC_API int gradsync_machine_node(const gradsync_machine *machine, int index);
+/* The index-th RDMA port, active or not, in the order of their names. Errors: INVALID (past the last). */
+GRADSYNC_API int gradsync_machine_port(const gradsync_machine *machine, int index, gradsync_port_info *out);
+/* The index-th GID of a port that is not empty. Errors: INVALID (past the last). */
+GRADSYNC_API int gradsync_machine_gid(const gradsync_machine *machine, int port, int index, gradsync_gid_info *out);
+/* The index-th GPU, in the order of PCI addresses. Errors: INVALID (past the last). */
+GRADSYNC_API int gradsync_machine_gpu(const gradsync_machine *machine, int index, gradsync_gpu_info *out);
+/* How far two places are from each other: enum gradsync_distance. Errors: INVALID. */
+GRADSYNC_API int gradsync_machine_distance(const gradsync_machine *machine, const gradsync_place *a,
+                                           const gradsync_place *b);
+/* Which ports the `rank`-th of nranks local ranks uses, whose memory is at places[0 .. nranks-1], and why not the
+ * others: fills choices[0 .. ports-1]. Returns the number of rails. Errors: INVALID, NOMEM. */
+GRADSYNC_API int gradsync_machine_rails(const gradsync_machine *machine, const gradsync_place *places, int nranks,
+                                        int rank, gradsync_rail_choice *choices);
+
 /* ---- Diagnosis --------------------------------------------------------------- */
 
 enum gradsync_severity {

@@ -198,7 +198,7 @@ static int choose_wire(joining *j)
     if (!wire_works(j, GSI_WIRE_TCP, why, sizeof why))
         return gsi_fail(GRADSYNC_ERR_UNSUPPORTED,
                         "no network interfaces that can reach each other: %.300s (choose them by "
-                        "GRADSYNC_SOCKET_IFNAME)",
+                        "GRADSYNC_IFNAME)",
                         why);
     j->wire = GSI_WIRE_TCP;
     if (j->forced == GSI_WIRE_NONE)

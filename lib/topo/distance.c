@@ -128,7 +128,7 @@ gsi_distance gsi_topology_distance(const gsi_topology *t, const gsi_place *a, co
     int node_b = e && e->numa_node >= 0 ? e->numa_node : b->numa_node;
     gsi_distance by_node = between_nodes(t, node_a, node_b);
 
-    if (a->pci[0] && !strcmp(a->pci, b->pci))
+    if ((d && d == e) || (a->pci[0] && !strcmp(a->pci, b->pci)))
         return (gsi_distance){GSI_DISTANCE_SAME, 0};
     if (!d || !e || !d->path[0] || !e->path[0])
         return by_node;

@@ -29,6 +29,7 @@ typedef struct gsi_rail_use {
 typedef struct gsi_rail_verdict {
     int rail;              /* its place in the order of rails; -1: not used */
     int usable;            /* 0: no rank could use it */
+    int ranks;             /* local ranks that use it */
     gsi_distance distance; /* from this rank's memory */
     char reason[240];      /* one sentence, with the remedy if there is one */
 } gsi_rail_verdict;

@@ -334,8 +334,9 @@ static void result(const struct deal *d, int me, int max, gsi_rails *out)
 {
     for (int p = 0; p < d->nports; p++) {
         out->verdicts[p].distance = d->far[me * d->nports + p];
+        out->verdicts[p].ranks = users(d, p);
         if (d->used[me * d->nports + p])
-            out->rails[out->nrails++] = (gsi_rail_use){p, d->far[me * d->nports + p], users(d, p)};
+            out->rails[out->nrails++] = (gsi_rail_use){p, out->verdicts[p].distance, out->verdicts[p].ranks};
     }
     if (out->nrails)
         qsort(out->rails, (size_t)out->nrails, sizeof *out->rails, compare_rails);

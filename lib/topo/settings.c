@@ -81,7 +81,7 @@ static int read_filters(const struct source *s, gsi_settings *out)
 
     if (rc)
         return rc;
-    value = find(s, "GRADSYNC_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME", &name);
+    value = find(s, "GRADSYNC_IFNAME", "NCCL_SOCKET_IFNAME", &name);
     return gsi_filter_parse(name, value, 0, &out->interfaces);
 }
 

@@ -19,7 +19,7 @@ enum gsi_rails_policy {
 
 typedef struct gsi_settings {
     gsi_filter hca;              /* GRADSYNC_HCA, NCCL_IB_HCA */
-    gsi_filter interfaces;       /* GRADSYNC_SOCKET_IFNAME, NCCL_SOCKET_IFNAME */
+    gsi_filter interfaces;       /* GRADSYNC_IFNAME, NCCL_SOCKET_IFNAME */
     char topo_file[256];         /* GRADSYNC_TOPO_FILE, NCCL_TOPO_FILE; "": none */
     int32_t rails;               /* GRADSYNC_RAILS=auto|near|all; enum gsi_rails_policy */
     int32_t gid_index;           /* GRADSYNC_IB_GID_INDEX, NCCL_IB_GID_INDEX: 0..65535; -1 ("auto"): by subnet */

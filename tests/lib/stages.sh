@@ -5,7 +5,7 @@
 # They run with "set -e" in the root of the source tree; ROOT and LOGS are set by tests/run.
 
 # What the whole of it has use for; without these, parts are left out and tests skipped.
-test_packages=("${base_packages[@]}" g++ binutils libjansson-dev libcairo2-dev mandoc procps python3-numpy)
+test_packages=("${base_packages[@]}" g++ binutils libjansson-dev libcairo2-dev libhwloc-dev mandoc procps python3-numpy)
 
 result() { printf '%s\t%s\t%s\n' "$1" "$2" "${3-}" >&3; }
 
@@ -58,7 +58,7 @@ wrap=()
 stage_quick() {
     need_packages "${base_packages[@]}"
     CC=gcc build quick -Dwerror=true
-    run_tests quick 1 unit plan checkreduce conformance bootstrap regress fuzz -long
+    run_tests quick 1 unit plan topo checkreduce conformance bootstrap regress fuzz -long
 }
 
 stage_lint() {
@@ -79,7 +79,7 @@ stage_gcc() {
 stage_clang() {
     need_packages "${base_packages[@]}" clang libclang-rt-14-dev
     CC=clang build clang -Dwerror=true -Dfuzz=true
-    run_tests clang 2 unit fuzz
+    run_tests clang 2 unit topo fuzz
 }
 
 stage_asan() {
@@ -146,7 +146,7 @@ stage_aarch64() {
     tests/cross/packages arm64 "$root" libsodium23 libsodium-dev libexpat1 libexpat1-dev zlib1g zlib1g-dev
     printf "[constants]\nroot = '%s'\n" "$root" >build/aarch64-root.txt
     build aarch64 -Dwerror=true --cross-file build/aarch64-root.txt --cross-file tests/cross/aarch64.txt
-    run_tests aarch64 20 unit plan fuzz -long
+    run_tests aarch64 20 unit plan topo fuzz -long
     test_args=--quick run_tests aarch64 20 checkreduce
     CC=gcc build gcc -Dwerror=true
     tap aarch64 two_ranks tests/cross/two_ranks build/gcc/tools/gradsync-run build/aarch64 "$root"

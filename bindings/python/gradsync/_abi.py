@@ -144,6 +144,18 @@ class MemKind(IntEnum):
     REMAPPED = 2
 
 
+class Distance(IntEnum):
+    """How far things are from each other."""
+
+    SAME = 0
+    SWITCH = 1
+    ROOT = 2
+    NODE = 3
+    SOCKET = 4
+    FAR = 5
+    UNKNOWN = 6
+
+
 class Severity(IntEnum):
     """How bad a finding of diagnose() is."""
 
@@ -166,6 +178,7 @@ OP_COUNT = 6
 COLL_COUNT = 6
 SIGNAL_SLOTS = 64
 ALGO_COUNT = 9
+DISTANCE_COUNT = 7
 
 # C enum -> (class, prefix of its enumerators). Where C mixes prefixes (the two
 # results that are no errors) the test tries the short one too.
@@ -181,6 +194,7 @@ ENUMS: Dict[str, Tuple[Type[IntEnum], str]] = {
     "gradsync_mem_flags": (MemFlags, "GRADSYNC_MEM_"),  # type: ignore[dict-item]
     "gradsync_mem_kind": (MemKind, "GRADSYNC_MEM_"),
     "gradsync_coll_flags": (CollFlags, "GRADSYNC_"),  # type: ignore[dict-item]
+    "gradsync_distance": (Distance, "GRADSYNC_DISTANCE_"),
     "gradsync_severity": (Severity, "GRADSYNC_FINDING_"),
 }
 
@@ -190,6 +204,7 @@ COUNTS: Dict[str, int] = {
     "GRADSYNC_OP_COUNT": OP_COUNT,
     "GRADSYNC_COLL_COUNT": COLL_COUNT,
     "GRADSYNC_ALGO_COUNT": ALGO_COUNT,
+    "GRADSYNC_DISTANCE_COUNT": DISTANCE_COUNT,
 }
 
 
@@ -379,6 +394,86 @@ class TransportInfo(Sized):
     ]
 
 
+class Place(c.Structure):
+    _fields_ = [
+        ("numa_node", c.c_int32),
+        ("pci", c.c_char * 20),
+    ]
+
+
+class MachineInfo(Sized):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("numa_nodes", c.c_int32),
+        ("ports", c.c_int32),
+        ("gpus", c.c_int32),
+        ("topology_file", c.c_char * 256),
+    ]
+
+
+class PortInfo(Sized):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("number", c.c_int32),
+        ("state", c.c_int32),
+        ("numa_node", c.c_int32),
+        ("ngids", c.c_int32),
+        ("access", c.c_int32),
+        ("rate_mbps", c.c_uint32),
+        ("mtu", c.c_uint32),
+        ("netdev_mtu", c.c_uint32),
+        ("lid", c.c_uint32),
+        ("sm_lid", c.c_uint32),
+        ("reserved", c.c_uint32),
+        ("node_guid", c.c_uint64),
+        ("device", c.c_char * 64),
+        ("state_name", c.c_char * 16),
+        ("phys_state", c.c_char * 24),
+        ("link_layer", c.c_char * 16),
+        ("netdev", c.c_char * 16),
+        ("uverbs", c.c_char * 32),
+        ("firmware", c.c_char * 32),
+        ("board", c.c_char * 32),
+        ("pci", c.c_char * 20),
+        ("pci_path", c.c_char * 256),
+    ]
+
+
+class GidInfo(Sized):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("index", c.c_int32),
+        ("prefix", c.c_int32),
+        ("reserved", c.c_int32),
+        ("gid", c.c_char * 48),
+        ("type", c.c_char * 16),
+        ("netdev", c.c_char * 16),
+    ]
+
+
+class GpuInfo(Sized):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("numa_node", c.c_int32),
+        ("pci_class", c.c_uint32),
+        ("vendor", c.c_uint32),
+        ("device", c.c_uint32),
+        ("pci", c.c_char * 20),
+        ("pci_path", c.c_char * 256),
+    ]
+
+
+class RailChoice(Sized):
+    _fields_ = [
+        ("size", c.c_uint32),
+        ("rail", c.c_int32),
+        ("usable", c.c_int32),
+        ("distance", c.c_int32),
+        ("ranks", c.c_int32),
+        ("reason", c.c_char * 240),
+    ]
+
+
 class Finding(Sized):
     _fields_ = [
         ("size", c.c_uint32),
@@ -409,6 +504,12 @@ STRUCTS: Dict[str, Type[c.Structure]] = {
     "gradsync_counters": Counters,
     "gradsync_system_info": SystemInfo,
     "gradsync_transport_info": TransportInfo,
+    "gradsync_place": Place,
+    "gradsync_machine_info": MachineInfo,
+    "gradsync_port_info": PortInfo,
+    "gradsync_gid_info": GidInfo,
+    "gradsync_gpu_info": GpuInfo,
+    "gradsync_rail_choice": RailChoice,
     "gradsync_finding": Finding,
 }
 
@@ -499,6 +600,16 @@ FUNCTIONS: Dict[str, Tuple[Any, Tuple[Any, ...]]] = {
     "gradsync_comm_counters": (_int, (_ptr, c.POINTER(Counters))),
     "gradsync_context_query": (_int, (_ptr, c.POINTER(SystemInfo))),
     "gradsync_context_transport": (_int, (_ptr, _int, c.POINTER(TransportInfo))),
+    "gradsync_distance_name": (_str, (_int,)),
+    "gradsync_machine_read": (_int, (_str, _out)),
+    "gradsync_machine_free": (_int, (_ptr,)),
+    "gradsync_machine_query": (_int, (_ptr, c.POINTER(MachineInfo))),
+    "gradsync_machine_node": (_int, (_ptr, _int)),
+    "gradsync_machine_port": (_int, (_ptr, _int, c.POINTER(PortInfo))),
+    "gradsync_machine_gid": (_int, (_ptr, _int, _int, c.POINTER(GidInfo))),
+    "gradsync_machine_gpu": (_int, (_ptr, _int, c.POINTER(GpuInfo))),
+    "gradsync_machine_distance": (_int, (_ptr, c.POINTER(Place), c.POINTER(Place))),
+    "gradsync_machine_rails": (_int, (_ptr, c.POINTER(Place), _int, _int, c.POINTER(RailChoice))),
     "gradsync_diagnose": (_int, (_str, _str, FindingFn, _ptr)),
 }
 

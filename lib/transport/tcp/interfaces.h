@@ -22,7 +22,7 @@ typedef struct gsi_tcp_interface {
 typedef int (*gsi_tcp_wanted)(void *arg, const char *name);
 
 /* Fills the list with interfaces that are up and have an address, and returns how many. `wanted` is the operator's
- * choice (GRADSYNC_SOCKET_IFNAME); NULL: all but loopback and this host's own bridges, and these too if there is
+ * choice (GRADSYNC_IFNAME); NULL: all but loopback and this host's own bridges, and these too if there is
  * nothing else. Ordered by rate, fastest first, then as the kernel lists them. Errors: SYSTEM. */
 int gsi_tcp_interfaces(gsi_tcp_wanted wanted, void *arg, gsi_tcp_interface list[GSI_TCP_INTERFACES]);
 /* The interface of this name, whatever it is: 1 if it is up and has an address. */
