@@ -126,15 +126,6 @@ void gsi_tcp_wake_in(gsi_tcp_rail *rail, int64_t ms)
     timerfd_settime(rail->timer, 0, &when, NULL);
 }
 
-/* The socket is full, and the owner sleeps. */
-static void watch_room(gsi_conn *c)
-{
-    if (c->send_error)
-        gsi_tcp_wake_in(c->rail, 0);
-    else if (c->blocked && !c->watched)
-        c->watched = !gsi_tcp_watch(c->rail, c->fd, EPOLLIN | EPOLLOUT, &c->source, 1);
-}
-
 void gsi_tcp_mark_dirty(gsi_conn *c)
 {
     if (!c->dirty) {
@@ -142,11 +133,7 @@ void gsi_tcp_mark_dirty(gsi_conn *c)
         c->next_dirty = c->rail->dirty;
         c->rail->dirty = c;
     }
-    if (!c->rail->armed)
-        return;
-    if (c->blocked || c->send_error)
-        watch_room(c);
-    else
+    if (c->rail->armed)
         gsi_tcp_wake_in(c->rail, 0);
 }
 
@@ -157,12 +144,12 @@ static void flush_dirty(gsi_tcp_rail *rail)
     rail->dirty = NULL;
     for (; c; c = next) {
         next = c->next_dirty;
-        c->dirty = c->blocked = 0;
+        c->dirty = 0;
         if (c->state != GSI_TCP_OPEN)
             continue;
         if (c->ack_due)
             gsi_tcp_send_ack(c);
-        else
+        else if (!c->blocked)
             gsi_tcp_flush(c);
         if (c->send_error && !full(rail))
             gsi_tcp_receive(c);
@@ -178,6 +165,7 @@ void gsi_tcp_fail(gsi_conn *c, int32_t status, const char *why)
     if (c->state == GSI_TCP_DEAD)
         return;
     gsi_tcp_set_state(c, GSI_TCP_DEAD);
+    gsi_tcp_unblock(c);
     for (int i = 0; i < GSI_TCP_HOT; i++)
         if (rail->hot[i] == c)
             rail->hot[i] = NULL;
@@ -288,6 +276,8 @@ static void look_round(gsi_tcp_rail *rail, int data)
             (void)!read(rail->timer, &ticks, sizeof ticks);
             rail->timer_on = 0;
         } else if (*source == GSI_TCP_CONN && c->state == GSI_TCP_OPEN) {
+            if (data && events[i].events & EPOLLOUT)
+                gsi_tcp_flush(c);
             if (data && events[i].events & ~(uint32_t)EPOLLOUT && !full(rail) && gsi_tcp_receive(c) &&
                 c->state == GSI_TCP_OPEN)
                 make_hot(c);
@@ -322,9 +312,9 @@ static int poll_rail(gsi_rail *base, gsi_rail_event *events, int max)
             flush_dirty(rail);
         any = poll_hot(rail);
         if (any)
-            look = tick % BUSY_TICKS == 0;
+            look = tick % BUSY_TICKS == 0 || rail->blocked;
         else
-            look = rail->armed || rail->woken || tick % FEW_TICKS == 0 || !all_hot(rail);
+            look = rail->armed || rail->woken || rail->blocked || tick % FEW_TICKS == 0 || !all_hot(rail);
         if (look)
             look_round(rail, 1);
         if (rail->woken || tick % CHECK_TICKS == 0)
@@ -347,7 +337,7 @@ static void idle(gsi_rail *base)
 static int arm(gsi_rail *base)
 {
     gsi_tcp_rail *rail = of(base);
-    int waits = 0;
+    int waits = 0, broken = 0;
 
     rail->sink_n = rail->sink_max = 0;
     for (gsi_conn *c = rail->conns; c; c = c->next) {
@@ -356,12 +346,11 @@ static int arm(gsi_rail *base)
         gsi_tcp_send_ack(c);
         if (!c->blocked)
             gsi_tcp_flush(c);
-        if (c->blocked || c->send_error)
-            watch_room(c);
+        broken |= c->send_error;
         waits |= c->done < c->posted;
     }
     rail->armed = 1;
-    if (rail->kept_end || rail->failures)
+    if (rail->kept_end || rail->failures || broken)
         gsi_tcp_wake_in(rail, 0);
     else if (rail->dialing || rail->guests)
         gsi_tcp_wake_in(rail, SETUP_MS);
@@ -379,12 +368,6 @@ static void disarm(gsi_rail *base)
     rail->woken = 1;
     if (rail->timer_on && read(rail->timer, &ticks, sizeof ticks) > 0)
         rail->timer_on = 0;
-    for (gsi_conn *c = rail->conns; c; c = c->next)
-        if (c->watched) {
-            c->watched = 0;
-            if (c->state == GSI_TCP_OPEN)
-                gsi_tcp_watch(rail, c->fd, EPOLLIN, &c->source, 1);
-        }
 }
 
 /* ---- Memory ---- */

@@ -7,10 +7,9 @@
 #include <sys/uio.h>
 
 enum {
-    BUDGET = 4 << 20,    /* bytes of one connection in one poll(), so that the others get their turn */
-    BIG = 32 << 10,      /* payload of this size is not worth reading ahead of */
-    LOOK_BIG = 4 << 10,  /* so much is read ahead then */
-    PROMPT_BYTES = 4096, /* writes of this size are acknowledged at once: their source is held until then */
+    BUDGET = 4 << 20,   /* bytes of one connection in one poll(), so that the others get their turn */
+    BIG = 32 << 10,     /* payload of this size is not worth reading ahead of */
+    LOOK_BIG = 4 << 10, /* so much is read ahead then */
 };
 
 /* ---- Frames ---- */
@@ -54,7 +53,7 @@ static void end(gsi_conn *c)
     c->received++;
     if (f->flags & GSI_TCP_PROMPT) {
         c->ack_due = 1;
-        c->ack_prompt |= f->bytes >= PROMPT_BYTES;
+        c->ack_prompt |= (f->flags & GSI_TCP_HELD) != 0;
     }
     if (f->flags & GSI_TCP_IMM)
         gsi_tcp_emit(c, GSI_RAIL_ARRIVED, 0, f->imm);

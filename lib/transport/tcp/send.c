@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <sys/epoll.h>
 #include <sys/uio.h>
 
 enum { IOVECS = 64, CHAIN = IOVECS / 2 };
@@ -82,6 +83,26 @@ static void gone(gsi_conn *c, uint64_t n)
     c->out_head = 0; /* empty: begin where the slots are in the cache */
 }
 
+/* The socket is full. Trying again at every poll() would send it piecemeal: epoll tells when there is real room. */
+static void block(gsi_conn *c)
+{
+    if (!c->blocked) {
+        c->blocked = 1;
+        c->rail->blocked++;
+        gsi_tcp_watch(c->rail, c->fd, EPOLLIN | EPOLLOUT, &c->source, 1);
+    }
+}
+
+void gsi_tcp_unblock(gsi_conn *c)
+{
+    if (c->blocked) {
+        c->blocked = 0;
+        c->rail->blocked--;
+        if (c->state == GSI_TCP_OPEN)
+            gsi_tcp_watch(c->rail, c->fd, EPOLLIN, &c->source, 1);
+    }
+}
+
 void gsi_tcp_flush(gsi_conn *c)
 {
     while (c->out_count && !c->send_error) {
@@ -93,16 +114,20 @@ void gsi_tcp_flush(gsi_conn *c)
             gone(c, (uint64_t)n);
             if ((size_t)n == v.bytes)
                 continue;
-        } else if (errno == EINTR) {
-            continue;
-        } else if (errno != EAGAIN && errno != EWOULDBLOCK && errno != ENOBUFS && errno != ENOMEM) {
-            /* What the peer sent before it went is still to be read: poll() does, and then tells. */
-            c->send_error = errno;
+            block(c);
+            return;
         }
-        c->blocked = 1;
+        if (errno == EINTR)
+            continue;
+        if (errno == EAGAIN || errno == EWOULDBLOCK || errno == ENOBUFS || errno == ENOMEM) {
+            block(c);
+            return;
+        }
+        /* What the peer sent before it went is still to be read: poll() does, and then tells. */
+        c->send_error = errno;
         gsi_tcp_mark_dirty(c);
-        return;
     }
+    gsi_tcp_unblock(c);
 }
 
 void gsi_tcp_send_ack(gsi_conn *c)
@@ -113,7 +138,8 @@ void gsi_tcp_send_ack(gsi_conn *c)
     if (c->out_count == 0 || (c->out_count == 1 && c->out_at > 0))
         push(c, &(gsi_tcp_frame){.kind = GSI_TCP_ACK});
     c->ack_due = c->ack_prompt = 0;
-    gsi_tcp_flush(c);
+    if (!c->blocked)
+        gsi_tcp_flush(c);
 }
 
 void gsi_tcp_answer(gsi_conn *c, const char *from, uint64_t bytes)
@@ -161,7 +187,7 @@ static gsi_tcp_out *post(gsi_conn *c, const gsi_rail_work *work, gsi_tcp_frame *
     frame->key = work->remote_key;
     frame->bytes = work->bytes;
     if (work->flags & GSI_RAIL_SIGNAL)
-        frame->flags |= GSI_TCP_PROMPT;
+        frame->flags |= GSI_TCP_PROMPT | (work->flags & GSI_RAIL_INLINE || !work->bytes ? 0 : GSI_TCP_HELD);
     gsi_tcp_out *o = push(c, frame);
     o->work = 1;
     return o;

@@ -557,6 +557,7 @@ void gsi_tcp_disconnect(gsi_conn *c)
     gsi_tcp_drop_guests(rail, c);
     free_guests(rail);
     gsi_tcp_set_state(c, GSI_TCP_DEAD);
+    gsi_tcp_unblock(c);
     close_socket(c);
     rail->failures -= c->failure_due;
     while (*at != c)

@@ -12,7 +12,7 @@
 #include <sys/socket.h>
 
 enum {
-    GSI_TCP_INLINE = 1024,
+    GSI_TCP_INLINE = 4096,
     GSI_TCP_LOOK = 64 << 10, /* bytes read at once where no big payload is expected */
     GSI_TCP_HOT = 2,         /* connections that poll() tries without asking epoll */
     GSI_TCP_SLOT = (GSI_TCP_HEAD + GSI_TCP_INLINE + 63) & ~63,
@@ -88,8 +88,7 @@ struct gsi_conn {
     unsigned char *slots;
     uint32_t out_room, out_head, out_count;
     uint64_t out_at; /* bytes of the first frame that have gone */
-    uint8_t blocked; /* the socket was full: poll() tries again */
-    uint8_t watched; /* epoll tells when it is not full any more */
+    uint8_t blocked; /* the socket was full: epoll tells when there is room */
     int send_error;  /* errno; told when what has arrived is read */
 
     /* Receiving: receive.c */
@@ -148,6 +147,7 @@ struct gsi_tcp_rail {
     gsi_conn *hot[GSI_TCP_HOT];
     gsi_conn *dirty; /* connections that have something to send */
     int open;        /* connections that are open */
+    int blocked;     /* connections with blocked */
     int failures;    /* connections with failure_due */
     uint32_t tick;
     int armed, woken, timer_on;
@@ -197,8 +197,9 @@ void gsi_tcp_drop_guests(gsi_tcp_rail *rail, const gsi_conn *of);
 int gsi_tcp_write(gsi_conn *c, const gsi_rail_work *work);
 int gsi_tcp_read(gsi_conn *c, const gsi_rail_work *work);
 void gsi_tcp_ring(gsi_conn *c);
-/* Sends what the socket takes; what it does not take makes the connection dirty. */
+/* Sends what the socket takes; what it does not take makes the connection blocked. */
 void gsi_tcp_flush(gsi_conn *c);
+void gsi_tcp_unblock(gsi_conn *c);
 /* Acknowledges what is due, with the next frame or with one of its own. */
 void gsi_tcp_send_ack(gsi_conn *c);
 /* Queues the answer to a read. */
