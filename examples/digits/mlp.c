@@ -96,24 +96,28 @@ static float dot(const float *restrict a, const float *restrict b, size_t n)
     return ((sum[0] + sum[4]) + (sum[2] + sum[6])) + ((sum[1] + sum[5]) + (sum[3] + sum[7]));
 }
 
+void mlp_forward_layer(mlp *m, size_t l, size_t rows)
+{
+    const mlp_layer *y = &m->layer[l];
+    const float *w = m->weights + y->first, *bias = w + y->in * y->out;
+
+    for (size_t r = 0; r < rows; r++) {
+        const float *x = m->active[l] + r * y->in;
+        float *z = m->active[l + 1] + r * y->out;
+
+        memcpy(z, bias, y->out * sizeof(float));
+        for (size_t i = 0; i < y->in; i++)
+            if (x[i] != 0.0f) /* the paper's margins, and units that are off */
+                add_scaled(z, w + i * y->out, x[i], y->out);
+        if (l + 1 < m->nlayers)
+            rectify(z, m->slope[l] + r * y->out, y->out);
+    }
+}
+
 void mlp_forward(mlp *m, size_t rows)
 {
-    for (size_t l = 0; l < m->nlayers; l++) {
-        const mlp_layer *y = &m->layer[l];
-        const float *w = m->weights + y->first, *bias = w + y->in * y->out;
-
-        for (size_t r = 0; r < rows; r++) {
-            const float *x = m->active[l] + r * y->in;
-            float *z = m->active[l + 1] + r * y->out;
-
-            memcpy(z, bias, y->out * sizeof(float));
-            for (size_t i = 0; i < y->in; i++)
-                if (x[i] != 0.0f) /* the paper's margins, and units that are off */
-                    add_scaled(z, w + i * y->out, x[i], y->out);
-            if (l + 1 < m->nlayers)
-                rectify(z, m->slope[l] + r * y->out, y->out);
-        }
-    }
+    for (size_t l = 0; l < m->nlayers; l++)
+        mlp_forward_layer(m, l, rows);
 }
 
 void mlp_loss(mlp *m, const uint8_t *labels, size_t rows, double *loss, size_t *right)

@@ -43,6 +43,8 @@ void mlp_init_weights(mlp *m, uint64_t seed);
 
 /* From the `rows` inputs in active[0] to the scores in active[nlayers]. */
 void mlp_forward(mlp *m, size_t rows);
+/* Of that, layer l: from active[l] to active[l + 1]. */
+void mlp_forward_layer(mlp *m, size_t l, size_t rows);
 /* After mlp_forward(): adds the rows' losses to *loss, their right answers to
  * *right, and leaves the last layer's delta. */
 void mlp_loss(mlp *m, const uint8_t *labels, size_t rows, double *loss, size_t *right);
