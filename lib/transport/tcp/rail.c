@@ -396,7 +396,7 @@ static int reg(gsi_rail *base, void *memory, uint64_t bytes, gsi_region *out)
     return 0;
 }
 
-static void dereg(gsi_rail *base, gsi_region *region)
+void gsi_tcp_dereg(gsi_rail *base, gsi_region *region)
 {
     gsi_tcp_rail *rail = of(base);
     gsi_tcp_region *r = &rail->regions[(uint32_t)region->remote_key];
@@ -420,9 +420,9 @@ static void dereg(gsi_rail *base, gsi_region *region)
 char *gsi_tcp_region_at(gsi_tcp_rail *rail, uint64_t key, uint64_t address, uint64_t bytes, enum gsi_tcp_fault *fault)
 {
     uint32_t index = (uint32_t)key;
-    const gsi_tcp_region *r = &rail->regions[index];
+    const gsi_tcp_region *r = index < rail->nregions ? &rail->regions[index] : NULL;
 
-    if (index >= rail->nregions || !r->base || r->generation != key >> 32) {
+    if (!r || !r->base || r->generation != key >> 32) {
         *fault = GSI_TCP_FAULT_KEY;
         return NULL;
     }
@@ -459,7 +459,7 @@ static const gsi_rail_ops ops = {
     .name = "tcp",
     .close = close_rail,
     .reg = reg,
-    .dereg = dereg,
+    .dereg = gsi_tcp_dereg,
     .conn = gsi_tcp_conn,
     .connect = gsi_tcp_connect,
     .ready = gsi_tcp_ready,

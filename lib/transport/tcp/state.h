@@ -172,6 +172,7 @@ void gsi_tcp_refuse(gsi_conn *c, enum gsi_tcp_fault fault);
 void gsi_tcp_mark_dirty(gsi_conn *c);
 /* Moves c to `state`, and counts it there. */
 void gsi_tcp_set_state(gsi_conn *c, enum gsi_tcp_state state);
+void gsi_tcp_dereg(gsi_rail *rail, gsi_region *region);
 /* The memory of a key; NULL and *fault if the peer must not touch it. */
 char *gsi_tcp_region_at(gsi_tcp_rail *rail, uint64_t key, uint64_t address, uint64_t bytes, enum gsi_tcp_fault *fault);
 /* Armed: poll() has something to do at once, or in ms. */
