@@ -4,12 +4,14 @@
  * out of place, blocking and posted with several outstanding, 1 to 9 ranks as processes and as
  * threads; each result compared bit for bit with the independent reference.
  *
- *   test_random [--count N] [--seed S] [--ranks N] [--threads]
+ *   test_random [--count N] [--seed S] [--ranks N] [--threads | --processes]
+ *               [--between TRANSPORT]
  *   test_random --env [--between TRANSPORT] [--count N] [--seed S]
  *
  * With --env the process is one rank of a job that somebody else has started (gradsync-run, or
  * the lab of tests/rdma), and runs N collectives with the others. --between names the transport
- * that peers on other hosts must be reached by, and says that there must be such peers.
+ * that peers on other hosts (see TEST_HOSTS in ranks.h) must be reached by, and says that there
+ * must be such peers.
  */
 #include "ranks.h"
 #include "reference.h"
@@ -193,6 +195,21 @@ static uint64_t count_strays(const job *j)
     return strays;
 }
 
+/* A comment without its end. */
+static void describe(const job *j, int rank, uint64_t index)
+{
+    const reference_case *c = &j->c;
+    gradsync_report report = {.size = sizeof report, .algo = -1};
+
+    if (j->request)
+        gradsync_request_report(j->request, &report);
+    printf("# rank %d of %d, collective %llu: %s %s %s count %llu root %d algo %s ordered %d in place %d kind %d "
+           "misaligned %d posted %d: ran %s",
+           rank, c->n, (unsigned long long)index, gradsync_coll_name(c->coll), gradsync_dtype_name(c->dtype),
+           gradsync_op_name(c->op), (unsigned long long)c->count, c->root, gradsync_algo_name(j->algo), j->ordered,
+           j->in_place, j->kind, j->misalign, j->posted, gradsync_algo_name(report.algo));
+}
+
 static int check(const job *j, int rank, uint64_t index, int rc)
 {
     const reference_case *c = &j->c;
@@ -205,6 +222,8 @@ static int check(const job *j, int rank, uint64_t index, int rc)
         return 0;
     if (rc) {
         ranks_complain(rank, "collective", rc);
+        describe(j, rank, index);
+        printf(": error %d\n", rc);
         return 1;
     }
     wrong = reference_check(c, rank, j->recv, &first);
@@ -216,16 +235,10 @@ static int check(const job *j, int rank, uint64_t index, int rc)
     }
     if (!wrong && !strays && !spoilt)
         return 0;
-    gradsync_report report = {.size = sizeof report, .algo = -1};
-    if (j->request)
-        gradsync_request_report(j->request, &report);
-    printf("# rank %d of %d, collective %llu: %s %s %s count %llu root %d algo %s ordered %d in place %d kind %d "
-           "misaligned %d posted %d: ran %s: %llu wrong (first %llu), %llu bytes beyond the buffers, %llu of send "
-           "changed\n",
-           rank, c->n, (unsigned long long)index, gradsync_coll_name(c->coll), gradsync_dtype_name(c->dtype),
-           gradsync_op_name(c->op), (unsigned long long)c->count, c->root, gradsync_algo_name(j->algo), j->ordered,
-           j->in_place, j->kind, j->misalign, j->posted, gradsync_algo_name(report.algo), (unsigned long long)wrong,
-           (unsigned long long)first, (unsigned long long)strays, (unsigned long long)spoilt);
+    describe(j, rank, index);
+    printf(": %llu wrong (first %llu), %llu bytes beyond the buffers, %llu of send changed\n",
+           (unsigned long long)wrong, (unsigned long long)first, (unsigned long long)strays,
+           (unsigned long long)spoilt);
     return 1;
 }
 
@@ -327,13 +340,17 @@ static int run_rank(ranks_world *world, int rank, void *arg)
 int main(int argc, char **argv)
 {
     uint64_t seed = 20261120;
-    int total = getenv("GRADSYNC_TEST_FULL") ? 10000 : 1800, only_ranks = 0, only_threads = 0, env = 0;
+    int total = getenv("GRADSYNC_TEST_FULL") ? 10000 : 1800, only_ranks = 0, only_threads = 0, env = 0, last = 1;
     const char *between = NULL;
 
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "0";
         if (!strcmp(argv[i], "--threads")) {
             only_threads = 1;
+            continue;
+        }
+        if (!strcmp(argv[i], "--processes")) {
+            last = 0;
             continue;
         }
         if (!strcmp(argv[i], "--env")) {
@@ -359,8 +376,8 @@ int main(int argc, char **argv)
     for (int n = 1; n <= 9; n++) {
         if (only_ranks && n != only_ranks)
             continue;
-        for (int threads = only_threads; threads < 2; threads++) {
-            plan p = {reference_random(seed, (uint64_t)n * 2 + (uint64_t)threads), total / 18};
+        for (int threads = only_threads; threads <= last; threads++) {
+            plan p = {reference_random(seed, (uint64_t)n * 2 + (uint64_t)threads), total / 18, n > 1 ? between : NULL};
             int failed = threads ? ranks_run_threads(n, run_rank, &p) : ranks_run_processes(n, run_rank, &p);
             tap_ok(!failed, "%d collectives over %d ranks as %s", p.count, n, threads ? "threads" : "processes");
         }

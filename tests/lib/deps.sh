@@ -6,12 +6,13 @@
 
 # What a build of everything needs. The tests add to it in stages.sh.
 # shellcheck disable=SC2034
-base_packages=(gcc libc6-dev meson ninja-build pkg-config python3 libsodium-dev libexpat1-dev zlib1g-dev)
+base_packages=(gcc libc6-dev meson ninja-build pkg-config python3 libsodium-dev libexpat1-dev zlib1g-dev
+    libibverbs-dev librdmacm-dev libnuma-dev)
 
 # What the lab of tests/rdma needs, and the programs that its tests use inside of it.
 # shellcheck disable=SC2034
 lab_packages=(qemu-system-x86 busybox-static cpio kmod iproute2 util-linux procps iputils-ping
-    libibverbs-dev librdmacm-dev ibverbs-providers ibverbs-utils rdmacm-utils perftest)
+    ibverbs-providers ibverbs-utils rdmacm-utils perftest)
 
 need_packages() {
     local missing=() package root=()
