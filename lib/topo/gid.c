@@ -102,8 +102,9 @@ void gsi_gid_list(const gsi_gid *gids, int n, char *text, size_t room)
         if (p > 0 && at < room && g->type != GSI_GID_IB)
             at += (size_t)snprintf(text + at, room - at, "/%d", p);
         if (at < room)
-            at += (size_t)snprintf(text + at, room - at, " (%s%s%s)", gsi_gid_type_name(g->type),
-                                   g->netdev[0] ? ", " : "", g->netdev);
+            /* A peer's GID may be anything: its name need not end. */
+            at += (size_t)snprintf(text + at, room - at, " (%s%s%.*s)", gsi_gid_type_name(g->type),
+                                   g->netdev[0] ? ", " : "", (int)sizeof g->netdev, g->netdev);
     }
 }
 

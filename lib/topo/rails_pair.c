@@ -49,10 +49,22 @@ int gsi_rail_end_make(const gsi_port *port, const gsi_settings *settings, gsi_ra
 
 /* ---- Pairs ------------------------------------------------------------------------- */
 
+/* A peer's end may be anything: its name need not end, nor its count of GIDs be possible. */
+static const char *name_of(const gsi_rail_end *end, char name[sizeof end->name + 1])
+{
+    snprintf(name, sizeof end->name + 1, "%.*s", (int)sizeof end->name, end->name);
+    return name;
+}
+
+static int count_of(const gsi_rail_end *end)
+{
+    return end->ngids <= GSI_END_GIDS ? end->ngids : 0;
+}
+
 /* How two ends meet; the positions of their GIDs. Called with the canonical first list's end as `a`. */
 static int meet(const gsi_rail_end *a, const gsi_rail_end *b, int *gid_a, int *gid_b)
 {
-    int na = a->ngids <= GSI_END_GIDS ? a->ngids : 0, nb = b->ngids <= GSI_END_GIDS ? b->ngids : 0;
+    int na = count_of(a), nb = count_of(b);
 
     *gid_a = *gid_b = -1;
     if (a->link_layer != b->link_layer || a->link_layer == GSI_LINK_UNKNOWN)
@@ -177,7 +189,7 @@ static void pair_rest(struct pairing *p)
 static void explain_none(const gsi_rail_end *mine, int nmine, const gsi_rail_end *theirs, int ntheirs, char *why,
                          size_t room)
 {
-    char here[160], there[160];
+    char here[160], there[160], name[sizeof mine->name + 1], other[sizeof mine->name + 1];
 
     if (!nmine || !ntheirs) {
         snprintf(why, room, "%s has no usable rail",
@@ -187,14 +199,15 @@ static void explain_none(const gsi_rail_end *mine, int nmine, const gsi_rail_end
         return;
     }
     if (mine[0].link_layer != theirs[0].link_layer) {
-        snprintf(why, room, "%s here is %s and %s there is %s: these do not talk to each other", mine[0].name,
-                 gsi_link_layer_name(mine[0].link_layer), theirs[0].name, gsi_link_layer_name(theirs[0].link_layer));
+        snprintf(why, room, "%s here is %s and %s there is %s: these do not talk to each other",
+                 name_of(&mine[0], name), gsi_link_layer_name(mine[0].link_layer), name_of(&theirs[0], other),
+                 gsi_link_layer_name(theirs[0].link_layer));
         return;
     }
-    gsi_gid_list(mine[0].gids, mine[0].ngids, here, sizeof here);
-    gsi_gid_list(theirs[0].gids, theirs[0].ngids, there, sizeof there);
+    gsi_gid_list(mine[0].gids, count_of(&mine[0]), here, sizeof here);
+    gsi_gid_list(theirs[0].gids, count_of(&theirs[0]), there, sizeof there);
     snprintf(why, room, "no GIDs meet: %s here has %s; %s there has %s; give both addresses of one subnet",
-             mine[0].name, here, theirs[0].name, there);
+             name_of(&mine[0], name), here, name_of(&theirs[0], other), there);
 }
 
 int gsi_rails_pair(const gsi_rail_end *mine, int nmine, const gsi_rail_end *theirs, int ntheirs, int max,

@@ -233,6 +233,40 @@ static void test_random(void)
     tap_ok(!bad && some > 1000, "3,000 random pairs of hosts, %d of which can talk: %d broken rules", some, bad);
 }
 
+/* What a peer sends may be anything. A sanitizer sees what is read beyond. */
+static void test_garbage(void)
+{
+    uint32_t seed = 11;
+    int bad = 0, found = 0;
+
+    for (int round = 0; round < 3000; round++) {
+        gsi_rail_end *theirs = malloc(2 * sizeof *theirs), mine[2] = {ib_end(0, 0, 0), ib_end(0, 1, 0)};
+        unsigned char *bytes = (unsigned char *)theirs;
+        gsi_rail_pair p[MOST];
+        char why[64];
+        for (size_t i = 0; i < 2 * sizeof *theirs; i++)
+            bytes[i] = (unsigned char)(RANDOM(255) + 1);
+        for (int i = 0; i < 2; i++) {
+            theirs[i].link_layer = (uint8_t)RANDOM(4);
+            theirs[i].ngids = (uint8_t)RANDOM(9);
+            for (int g = 0; g < GSI_END_GIDS; g++)
+                theirs[i].gids[g].type = (uint8_t)RANDOM(5);
+            if (round & 1) { /* of our kind */
+                mine[i] = theirs[i];
+                mine[i].gids[0].raw[15] ^= 1;
+            }
+        }
+        int n = gsi_rails_pair(mine, 2, theirs, 2, MOST, p, why, sizeof why);
+        bad += n < 0 || n > 4 || (n == 0) != (why[0] != 0);
+        for (int i = 0; i < n; i++)
+            bad += p[i].mine < 0 || p[i].mine > 1 || p[i].theirs < 0 || p[i].theirs > 1 ||
+                   p[i].my_gid >= GSI_END_GIDS || p[i].their_gid >= GSI_END_GIDS;
+        found += n;
+        free(theirs);
+    }
+    tap_ok(!bad && found, "3,000 ends of garbage: %d pairs, %d broken promises", found, bad);
+}
+
 int main(void)
 {
     test_lab();
@@ -240,5 +274,6 @@ int main(void)
     test_infiniband();
     test_end();
     test_random();
+    test_garbage();
     return tap_done();
 }
