@@ -94,6 +94,13 @@ int gsi_build_doubling(gsi_builder *b);
 int gsi_build_pairwise(gsi_builder *b);
 int gsi_build_hier(gsi_builder *b);
 
+/* How the hierarchical plan of these arguments, which fit, would be. */
+typedef struct gsi_hier_cost {
+    int leaders, items; /* of a host; of a leader */
+    int whole, chain;
+} gsi_hier_cost;
+void gsi_hier_costs(const gsi_plan_args *args, gsi_hier_cost *out);
+
 /* Why the algorithm has no plan for these arguments, in a clause; NULL: it has one. */
 const char *gsi_unfit_oneshot(const gsi_plan_args *args);
 const char *gsi_unfit_direct(const gsi_plan_args *args);

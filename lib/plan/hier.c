@@ -133,6 +133,25 @@ static uint64_t lay_out(const gsi_plan_args *args, uint64_t count, gsi_hier *l)
     return l->unit;
 }
 
+static uint64_t items_of(const gsi_plan_args *args, const gsi_hier *l)
+{
+    uint64_t grains = (args->count - 1) / l->grain + 1;
+    uint64_t slice = ((grains - 1) / (uint64_t)l->leaders + 1) * l->grain;
+
+    return (slice - 1) / l->unit + 1;
+}
+
+void gsi_hier_costs(const gsi_plan_args *args, gsi_hier_cost *out)
+{
+    gsi_hier l;
+
+    *out = (gsi_hier_cost){.leaders = 1, .items = 1};
+    if (!args->count || !lay_out(args, args->count, &l))
+        return;
+    uint64_t items = items_of(args, &l);
+    *out = (gsi_hier_cost){l.leaders, items < INT32_MAX ? (int)items : INT32_MAX, l.whole, l.chain};
+}
+
 uint64_t gsi_segment_hier(const gsi_plan_args *args)
 {
     gsi_hier l;
@@ -491,8 +510,7 @@ int gsi_build_hier(gsi_builder *b)
         return 0;
     if (!lay_out(args, args->count, &l))
         return gsi_no_room(b);
-    uint64_t grains = (args->count - 1) / l.grain + 1;
-    uint64_t slice = ((grains - 1) / (uint64_t)l.leaders + 1) * l.grain, items = (slice - 1) / l.unit + 1;
+    uint64_t items = items_of(args, &l);
     if (items > INT32_MAX / 4)
         return gsi_too_long(b);
     l.items = (int)items;

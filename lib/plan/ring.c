@@ -7,8 +7,9 @@
  * Pipelined: `depth` pieces of every slice make a group; a group goes through all its
  * rounds, piece after piece, then comes the next one. So a rank sends one piece while it
  * reduces another, and what it sends on is still in its caches. Arriving pieces land in
- * `depth` STAGE slots used in turn; the receiver tells when one is free (a credit), if it
- * will be used again. A credit also tells that the source of that piece's PUT is free.
+ * STAGE slots used in turn, `depth` of them, or more between hosts, where a round takes
+ * too long to wait for a slot; the receiver tells when one is free (a credit), if it will
+ * be used again. A credit also tells that the source of that piece's PUT is free.
  *
  * What has a beginning and an end runs as a chain: see chain.c.
  */
@@ -16,11 +17,13 @@
 
 enum { ENTER, DATA, CREDIT }; /* events */
 
-#define STEPS 5 /* of one piece in one round */
+#define STEPS      5  /* of one piece in one round */
+#define MOST_SLOTS 16 /* between hosts */
 
 typedef struct ring {
     uint64_t piece, grain; /* elements of a slot, and of borders */
     int depth, groups;
+    int slots;                 /* at least depth */
     int reduce_rounds, rounds; /* reduce-scatter, in all */
     int slot_rounds;           /* in which pieces land in slots: the first ones */
     int partial_stage;         /* partial results have no room in RECV: they are kept in STAGE */
@@ -128,7 +131,7 @@ static gsi_place slot(const gsi_builder *b, int rank, int use, int from)
 {
     const ring *r = b->shape;
 
-    return gsi_raw(GSI_STAGE, rank, (uint64_t)(use % r->depth) * r->piece * b->args->esize, from);
+    return gsi_raw(GSI_STAGE, rank, (uint64_t)(use % r->slots) * r->piece * b->args->esize, from);
 }
 
 /* Where the partial result waits that will land in its slot as its use number `use`. */
@@ -138,7 +141,7 @@ static gsi_place partial(const gsi_builder *b, int use, uint64_t vector)
 
     if (!r->partial_stage)
         return gsi_at(GSI_RECV, b->rank, vector);
-    return gsi_at(GSI_STAGE, b->rank, (uint64_t)(r->depth + use % (2 * r->depth)) * r->piece * b->args->esize);
+    return gsi_at(GSI_STAGE, b->rank, (uint64_t)(r->slots + use % (2 * r->slots)) * r->piece * b->args->esize);
 }
 
 /* Send i. */
@@ -154,8 +157,8 @@ static void send(gsi_builder *b, int place, int i)
         src = gsi_raw(GSI_SEND, b->rank, r->reduce_rounds ? vector : block, b->rank);
     else if (h.round < r->reduce_rounds)
         src = partial(b, h.slot, vector);
-    if (h.slot >= r->depth)
-        gsi_add_wait(b, next, GSI_EVENT(CREDIT, h.slot - r->depth));
+    if (h.slot >= r->slots)
+        gsi_add_wait(b, next, GSI_EVENT(CREDIT, h.slot - r->slots));
     gsi_add_put(b, next, GSI_EVENT(DATA, i), src,
                 h.slot >= 0 ? slot(b, next, h.slot, GSI_PARTIAL) : gsi_at(GSI_RECV, next, vector), bytes);
 }
@@ -172,8 +175,8 @@ static void receive(gsi_builder *b, int place, int i)
     if (h.round < r->reduce_rounds) {
         int last = h.round == r->reduce_rounds - 1, use = h.slot + r->depth;
         /* The buffer of a partial result is free when its last use has its credit. */
-        if (!last && r->partial_stage && use >= 2 * r->depth)
-            gsi_add_wait(b, next, GSI_EVENT(CREDIT, use - 2 * r->depth));
+        if (!last && r->partial_stage && use >= 2 * r->slots)
+            gsi_add_wait(b, next, GSI_EVENT(CREDIT, use - 2 * r->slots));
         gsi_add_step(b, GSI_STEP_REDUCE, last ? GSI_STEP_FINAL : 0, bytes);
         gsi_add_src(b, slot(b, b->rank, h.slot, h.round == 0 ? prev : GSI_PARTIAL));
         gsi_add_src(b, gsi_raw(GSI_SEND, b->rank, vector, b->rank));
@@ -184,7 +187,7 @@ static void receive(gsi_builder *b, int place, int i)
     } else if (h.slot >= 0) {
         gsi_add_copy(b, slot(b, b->rank, h.slot, GSI_PARTIAL), gsi_at(GSI_RECV, b->rank, vector), bytes);
     }
-    if (h.slot >= 0 && h.slot + r->depth < slot_uses(r))
+    if (h.slot >= 0 && h.slot + r->slots < slot_uses(r))
         gsi_add_signal(b, prev, GSI_EVENT(CREDIT, h.slot));
 }
 
@@ -237,9 +240,15 @@ int gsi_build_ring(gsi_builder *b)
     if (groups * (uint64_t)(r.rounds * r.depth) > INT32_MAX / 2)
         return gsi_too_long(b);
     r.groups = (int)groups;
+    r.slots = r.depth;
+    uint64_t each = (r.partial_stage ? 3 : 1) * r.piece * args->esize;
+    /* As many credits as there are slots may be on their way. */
+    while (args->hosts && r.slots < MOST_SLOTS && (!args->credits || r.slots < (int)args->credits / 2) &&
+           r.slots < slot_uses(&r) && (uint64_t)(r.slots + 1) * each <= args->stage_bytes)
+        r.slots++;
     plan->ordered = args->coll == GRADSYNC_ALL_GATHER;
     plan->user_memory = args->reach && args->coll != GRADSYNC_REDUCE_SCATTER;
     gsi_settle_gather(b);
-    plan->stage_bytes = r.slot_rounds ? (uint64_t)(r.depth * (r.partial_stage ? 3 : 1)) * r.piece * args->esize : 0;
+    plan->stage_bytes = r.slot_rounds ? (uint64_t)r.slots * each : 0;
     return gsi_run_program(b, program, &r);
 }

@@ -11,24 +11,16 @@
  *   copy(b), reduce(b)  us to copy b bytes, to reduce b source bytes; at the rate of
  *      the caches or of memory, by how much memory one rank goes through
  *
- * The times are what the slowest rank needs. Each function names its source.
+ * Over several hosts: select_wire.c. The times are what the slowest rank needs. Each function names its source.
  */
 #include "plan/select.h"
 #include "plan/builder.h"
+#include "plan/select_model.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 
-typedef struct model {
-    const gsi_costs *costs;
-    gsi_plan_args args; /* as the plan would be built from */
-    double n, S;
-    double X, A;
-    double log2n; /* rounded up */
-    double exchange_us, copy_us, reduce_us, transfer_us;
-    double copied; /* bytes, for the transfers */
-    double moved;  /* bytes that pass between cores, where that is not twice what is copied */
-} model;
+typedef gsi_model model;
 
 /* The share of `footprint` bytes that stays in the caches. */
 static double cached(double footprint, double cache)
@@ -44,14 +36,13 @@ static double rate(double near, double far, double footprint, double cache)
     return in / near + (1 - in) / far;
 }
 
-/* bytes, by one rank that goes through `footprint` bytes of memory in the call */
-static void copies(model *m, double bytes, double footprint)
+void gsi_model_copies(model *m, double bytes, double footprint)
 {
     m->copied += bytes;
     m->copy_us += bytes * rate(m->costs->copy_GBps, m->costs->mem_copy_GBps, footprint, m->costs->cache_bytes) / 1e3;
 }
 
-static void reduces(model *m, double bytes, double footprint)
+void gsi_model_reduces(model *m, double bytes, double footprint)
 {
     m->reduce_us +=
         bytes * rate(m->costs->reduce_GBps, m->costs->mem_reduce_GBps, footprint, m->costs->cache_bytes) / 1e3;
@@ -71,18 +62,18 @@ static void oneshot(model *m)
     switch (m->args.coll) {
     case GRADSYNC_ALL_REDUCE:
     case GRADSYNC_REDUCE:
-        copies(m, S, all);
-        reduces(m, n * S, all);
+        gsi_model_copies(m, S, all);
+        gsi_model_reduces(m, n * S, all);
         break;
     case GRADSYNC_REDUCE_SCATTER:
-        copies(m, n * S, 2 * n * S);
-        reduces(m, n * S, 2 * n * S);
+        gsi_model_copies(m, n * S, 2 * n * S);
+        gsi_model_reduces(m, n * S, 2 * n * S);
         break;
     case GRADSYNC_ALL_GATHER:
-        copies(m, S + n * S, 2 * n * S);
+        gsi_model_copies(m, S + n * S, 2 * n * S);
         break;
     case GRADSYNC_BROADCAST:
-        copies(m, 2 * S, 2 * S);
+        gsi_model_copies(m, 2 * S, 2 * S);
         break;
     default:
         break;
@@ -99,21 +90,21 @@ static void direct(model *m)
     m->exchange_us = 2 * m->X;
     switch (m->args.coll) {
     case GRADSYNC_ALL_REDUCE:
-        reduces(m, S, 2 * S);
-        copies(m, (n - 1) / n * S + ends, 2 * S);
-        reduces(m, n * ends, 2 * S);
+        gsi_model_reduces(m, S, 2 * S);
+        gsi_model_copies(m, (n - 1) / n * S + ends, 2 * S);
+        gsi_model_reduces(m, n * ends, 2 * S);
         break;
     case GRADSYNC_REDUCE:
-        reduces(m, S, S);
+        gsi_model_reduces(m, S, S);
         break;
     case GRADSYNC_REDUCE_SCATTER:
-        reduces(m, n * S, n * S);
+        gsi_model_reduces(m, n * S, n * S);
         break;
     case GRADSYNC_ALL_GATHER:
-        copies(m, n * S, 2 * n * S);
+        gsi_model_copies(m, n * S, 2 * n * S);
         break;
     case GRADSYNC_BROADCAST:
-        copies(m, S, 2 * S);
+        gsi_model_copies(m, S, 2 * S);
         break;
     default:
         m->exchange_us = m->X;
@@ -134,27 +125,27 @@ static void staged(model *m)
     case GRADSYNC_ALL_REDUCE:
         m->exchange_us = (1 + 2 * blocks) * m->X;
         /* the reduction's second destination is written only: half a copy */
-        copies(m, 2 * part + S / n / 2, 2 * S);
-        reduces(m, S, 2 * staging);
+        gsi_model_copies(m, 2 * part + S / n / 2, 2 * S);
+        gsi_model_reduces(m, S, 2 * staging);
         m->moved = 3 * part + S / n;
         break;
     case GRADSYNC_REDUCE:
         m->exchange_us = (1 + 2 * blocks) * m->X;
-        copies(m, 2 * part, 2 * S);
-        reduces(m, S, 2 * staging);
+        gsi_model_copies(m, 2 * part, 2 * S);
+        gsi_model_reduces(m, S, 2 * staging);
         m->moved = 3 * part;
         break;
     case GRADSYNC_REDUCE_SCATTER:
-        copies(m, (n - 1) * S, n * S);
-        reduces(m, n * S, 2 * n * staging);
+        gsi_model_copies(m, (n - 1) * S, n * S);
+        gsi_model_reduces(m, n * S, 2 * n * staging);
         break;
     case GRADSYNC_ALL_GATHER:
-        copies(m, n * S, 2 * n * S);
+        gsi_model_copies(m, n * S, 2 * n * S);
         m->moved = n * S;
         break;
     case GRADSYNC_BROADCAST:
         /* the root copies in while the others fetch the block before */
-        copies(m, S + staging, 2 * S);
+        gsi_model_copies(m, S + staging, 2 * S);
         m->moved = S;
         break;
     default:
@@ -178,29 +169,29 @@ static void ring(model *m)
     case GRADSYNC_ALL_REDUCE:
         if (ordered) {
             hops = 2 * n;
-            copies(m, (wide + through) * S * (1 + hops / pieces / 2), 2 * S);
-            reduces(m, 2 * S * (1 + hops / pieces / 2), 2 * S);
+            gsi_model_copies(m, (wide + through) * S * (1 + hops / pieces / 2), 2 * S);
+            gsi_model_reduces(m, 2 * S * (1 + hops / pieces / 2), 2 * S);
         } else {
             hops = 2 * (n - 1);
-            copies(m, (2 + through) * part, 2 * S);
-            reduces(m, 2 * part, 2 * S);
+            gsi_model_copies(m, (2 + through) * part, 2 * S);
+            gsi_model_reduces(m, 2 * part, 2 * S);
         }
         break;
     case GRADSYNC_REDUCE_SCATTER:
-        copies(m, (ordered ? wide * n : n - 1) * S, n * S);
-        reduces(m, 2 * (n - 1) * S, n * S);
+        gsi_model_copies(m, (ordered ? wide * n : n - 1) * S, n * S);
+        gsi_model_reduces(m, 2 * (n - 1) * S, n * S);
         hops = ordered ? 2 * n : n - 1;
         break;
     case GRADSYNC_ALL_GATHER:
-        copies(m, (1 + through) * (n - 1) * S + S, 2 * n * S);
+        gsi_model_copies(m, (1 + through) * (n - 1) * S + S, 2 * n * S);
         break;
     case GRADSYNC_BROADCAST:
-        copies(m, (1 + through) * S * (1 + n / pieces), 2 * S);
+        gsi_model_copies(m, (1 + through) * S * (1 + n / pieces), 2 * S);
         hops = n - 1;
         break;
     case GRADSYNC_REDUCE:
-        copies(m, (ordered ? wide : 1) * S * (1 + n / pieces), 2 * S);
-        reduces(m, 2 * S * (1 + n / pieces), 2 * S);
+        gsi_model_copies(m, (ordered ? wide : 1) * S * (1 + n / pieces), 2 * S);
+        gsi_model_reduces(m, 2 * S * (1 + n / pieces), 2 * S);
         hops = ordered ? 2 * n : n - 1;
         break;
     default:
@@ -219,17 +210,17 @@ static void tree(model *m)
     switch (m->args.coll) {
     case GRADSYNC_ALL_REDUCE:
         m->exchange_us = 2 * height * m->A;
-        copies(m, (2 + through) * S * fill, 2 * S);
-        reduces(m, both * S * fill, 2 * S);
+        gsi_model_copies(m, (2 + through) * S * fill, 2 * S);
+        gsi_model_reduces(m, both * S * fill, 2 * S);
         break;
     case GRADSYNC_REDUCE:
         m->exchange_us = height * m->A;
-        copies(m, S * fill, 2 * S);
-        reduces(m, both * S * fill, 2 * S);
+        gsi_model_copies(m, S * fill, 2 * S);
+        gsi_model_reduces(m, both * S * fill, 2 * S);
         break;
     case GRADSYNC_BROADCAST:
         m->exchange_us = height * m->A;
-        copies(m, (1 + through) * S * fill, 2 * S);
+        gsi_model_copies(m, (1 + through) * S * fill, 2 * S);
         break;
     default:
         m->exchange_us = 2 * height * m->A;
@@ -247,17 +238,17 @@ static void doubling(model *m)
     switch (m->args.coll) {
     case GRADSYNC_ALL_REDUCE:
         if (m->args.flags & GRADSYNC_ORDERED) {
-            copies(m, n * S, 2 * n * S);
-            reduces(m, n * S, 2 * n * S);
+            gsi_model_copies(m, n * S, 2 * n * S);
+            gsi_model_reduces(m, n * S, 2 * n * S);
             break;
         }
         if (power & (power - 1))
             rounds += 1; /* log2n is rounded up already */
-        copies(m, rounds * S, (2 * rounds + 2) * S);
-        reduces(m, 2 * rounds * S, (2 * rounds + 2) * S);
+        gsi_model_copies(m, rounds * S, (2 * rounds + 2) * S);
+        gsi_model_reduces(m, 2 * rounds * S, (2 * rounds + 2) * S);
         break;
     case GRADSYNC_ALL_GATHER:
-        copies(m, (m->args.reach ? n : 2 * n) * S, 2 * n * S);
+        gsi_model_copies(m, (m->args.reach ? n : 2 * n) * S, 2 * n * S);
         break;
     default:
         break;
@@ -274,26 +265,26 @@ static void pairwise(model *m)
     switch (m->args.coll) {
     case GRADSYNC_ALL_REDUCE:
         m->exchange_us = 2 * (n - 1) * m->A;
-        copies(m, (2 + through) * part, 2 * S);
-        reduces(m, S, 2 * S);
+        gsi_model_copies(m, (2 + through) * part, 2 * S);
+        gsi_model_reduces(m, S, 2 * S);
         break;
     case GRADSYNC_REDUCE:
         m->exchange_us = n * m->A;
-        copies(m, 2 * part + through * part, 2 * S);
-        reduces(m, S, 2 * S);
+        gsi_model_copies(m, 2 * part + through * part, 2 * S);
+        gsi_model_reduces(m, S, 2 * S);
         break;
     case GRADSYNC_REDUCE_SCATTER:
         m->exchange_us = (n - 1) * m->A;
-        copies(m, (n - 1) * S, n * S);
-        reduces(m, n * S, n * S);
+        gsi_model_copies(m, (n - 1) * S, n * S);
+        gsi_model_reduces(m, n * S, n * S);
         break;
     case GRADSYNC_ALL_GATHER:
         m->exchange_us = (n - 1) * m->A;
-        copies(m, (1 + through) * (n - 1) * S + S, 2 * n * S);
+        gsi_model_copies(m, (1 + through) * (n - 1) * S + S, 2 * n * S);
         break;
     case GRADSYNC_BROADCAST:
         m->exchange_us = (2 * n - 2) * m->A;
-        copies(m, (2 + through) * S, 2 * S);
+        gsi_model_copies(m, (2 + through) * S, 2 * S);
         break;
     default:
         m->exchange_us = (n - 1) * m->A;
@@ -313,9 +304,9 @@ static predictor *const predictors[GRADSYNC_ALGO_COUNT] = {
 static void local(model *m)
 {
     if (m->args.coll == GRADSYNC_ALL_GATHER || m->args.coll == GRADSYNC_BROADCAST)
-        copies(m, m->S, 2 * m->S);
+        gsi_model_copies(m, m->S, 2 * m->S);
     else
-        reduces(m, m->S, 2 * m->S);
+        gsi_model_reduces(m, m->S, 2 * m->S);
     steps(m, 1);
 }
 
@@ -350,7 +341,20 @@ static const char *why_not(const gsi_select_args *args, const gsi_plan_args *pla
     if (args->n > 1 && algo == GRADSYNC_ALGO_DIRECT && !args->shareable && args->coll != GRADSYNC_BARRIER)
         return "not every rank's memory can be reached by its peers: allocate it with gradsync_mem_alloc() "
                "or register it with REMAP";
+    if (args->n > 1 && algo == GRADSYNC_ALGO_ONESHOT && args->unsent && args->coll != GRADSYNC_BARRIER)
+        return "not every rank's contribution came with its header";
     return gsi_unfit(plan);
+}
+
+/* One rank, one host, or several. */
+static void predict(model *m, const gsi_select_args *args)
+{
+    if (args->n > 1 && args->hosts && args->hosts->hosts > 1 && m->costs->wire_GBps > 0) {
+        gsi_predict_wire(m);
+        return;
+    }
+    (args->n > 1 && predictors[m->args.algo] ? predictors[m->args.algo] : local)(m);
+    transfers(m, args->loadstore);
 }
 
 __attribute__((format(printf, 3, 4))) static void say(char *text, size_t room, const char *format, ...)
@@ -407,6 +411,10 @@ void gsi_select(const gsi_costs *costs, const gsi_select_args *args, int brief, 
                  .head = args->head,
                  .tail = args->tail,
                  .flags = args->flags,
+                 .credits = args->credits,
+                 .message = (uint64_t)costs->message_bytes,
+                 .hosts = args->hosts,
+                 .share = args->share != 0,
                  .reach = args->shareable && !args->head && !args->tail},
         .n = args->n,
         .S = args->coll == GRADSYNC_BARRIER ? 0 : (double)args->bytes,
@@ -429,8 +437,7 @@ void gsi_select(const gsi_costs *costs, const gsi_select_args *args, int brief, 
         c->eligible = !why;
         c->predicted_us = 0;
         if (!why) {
-            (args->n > 1 ? predictors[a] : local)(&m);
-            transfers(&m, args->loadstore);
+            predict(&m, args);
             c->predicted_us = m.exchange_us + m.copy_us + m.reduce_us + m.transfer_us;
             /* Strictly less: of equals the first in the order of enum gradsync_algo. */
             if (!out->algo || c->predicted_us < out->predicted_us) {

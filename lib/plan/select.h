@@ -21,6 +21,13 @@ typedef struct gsi_costs {
     double transfer_GBps;  /* one rank taking what another has just written in its cache, all ranks at it; 0: free */
     double cache_bytes;    /* where "beyond the caches" begins, for one rank's share */
     double ranks_per_core; /* >= 1: ranks that share a core take turns */
+    /* Between hosts; all 0: there are none. */
+    double wire_us;    /* a message without bytes, from posting it until the receiver has seen its notification */
+    double wire_GBps;  /* one rank sending over all of its rails while it receives as much, bytes per ns */
+    double host_GBps;  /* all ranks of a host sending at once; 0: they share the same rails, so the same */
+    double message_us; /* of a rank's core, for posting a message and for taking one in */
+    double
+        message_bytes; /* bytes that would take the wire as long as a message without any: see gsi_plan_args.message */
 } gsi_costs;
 
 typedef struct gsi_select_args {
@@ -33,6 +40,11 @@ typedef struct gsi_select_args {
     int32_t fixed;       /* enum gradsync_algo asked for; AUTO: free choice */
     uint64_t slot_bytes, stage_bytes;
     int32_t loadstore; /* 1: the transport can load and store peers' memory */
+    /* Over several hosts `shareable` says that PUTs of all ranks reach all buffers. */
+    const gsi_hosts *hosts; /* which ranks share a host; NULL: all of them */
+    int32_t share;          /* see gsi_plan_args */
+    int32_t unsent;         /* 1: not every rank's contribution came with its header: no oneshot */
+    uint32_t credits;       /* see gsi_plan_args */
 } gsi_select_args;
 
 typedef struct gsi_candidate {

@@ -27,6 +27,45 @@ static const gsi_costs net = {.signal_us = 8,
                               .cache_bytes = 1 << 20,
                               .ranks_per_core = 1};
 
+/* Wires of 140 MiB/s, 15 us, 18 us a message; and of 400 Gb/s. */
+static const gsi_costs slow = {.signal_us = 1,
+                               .step_us = 0.3,
+                               .put_us = 1,
+                               .copy_GBps = 4,
+                               .reduce_GBps = 1.2,
+                               .mem_copy_GBps = 4,
+                               .mem_reduce_GBps = 1.2,
+                               .cache_bytes = 1 << 20,
+                               .ranks_per_core = 1,
+                               .wire_us = 15,
+                               .wire_GBps = 0.147,
+                               .message_bytes = 2646};
+static const gsi_costs fast = {.signal_us = 0.3,
+                               .step_us = 0.03,
+                               .put_us = 0.3,
+                               .copy_GBps = 12,
+                               .reduce_GBps = 25,
+                               .mem_copy_GBps = 12,
+                               .mem_reduce_GBps = 25,
+                               .cache_bytes = 1 << 20,
+                               .ranks_per_core = 1,
+                               .wire_us = 2,
+                               .wire_GBps = 50,
+                               .message_us = 0.1,
+                               .message_bytes = 5000};
+
+static gsi_hosts *hosts_of(int hosts, int ranks)
+{
+    static gsi_hosts *made[65][9];
+    int32_t host[256];
+
+    for (int r = 0; r < hosts * ranks; r++)
+        host[r] = r / ranks;
+    if (!made[hosts][ranks] && gsi_hosts_make(host, hosts * ranks, &made[hosts][ranks]))
+        abort();
+    return made[hosts][ranks];
+}
+
 static gsi_select_args args_of(int coll, int n, uint64_t bytes, int loadstore, int shareable)
 {
     return (gsi_select_args){.coll = coll,
@@ -37,6 +76,16 @@ static gsi_select_args args_of(int coll, int n, uint64_t bytes, int loadstore, i
                              .slot_bytes = 16384,
                              .stage_bytes = 4 << 20,
                              .loadstore = loadstore};
+}
+
+static gsi_select_args wired(int coll, int hosts, int ranks)
+{
+    gsi_select_args a = args_of(coll, hosts * ranks, 0, ranks > 1, 1);
+
+    a.hosts = hosts_of(hosts, ranks);
+    a.share = 1;
+    a.credits = 32;
+    return a;
 }
 
 static int pick(const gsi_costs *costs, const gsi_select_args *args)
@@ -72,7 +121,8 @@ static void test_crossovers(void)
 {
     static const int reach[] = {GRADSYNC_ALGO_ONESHOT, GRADSYNC_ALGO_DIRECT, 0};
     static const int plain[] = {GRADSYNC_ALGO_ONESHOT, GRADSYNC_ALGO_STAGED, 0};
-    static const int wire[] = {GRADSYNC_ALGO_DOUBLING, GRADSYNC_ALGO_TREE, GRADSYNC_ALGO_PAIRWISE, 0};
+    static const int wire[] = {GRADSYNC_ALGO_ONESHOT, GRADSYNC_ALGO_DOUBLING, GRADSYNC_ALGO_TREE,
+                               GRADSYNC_ALGO_PAIRWISE, 0};
 
     for (int n = 2; n <= 64; n *= 2)
         for (int transfer = 0; transfer <= 20; transfer += 10) {
@@ -86,6 +136,34 @@ static void test_crossovers(void)
         }
     for (int n = 16; n <= 64; n *= 2)
         crossovers("network", &net, args_of(GRADSYNC_ALL_REDUCE, n, 0, 0, 0), wire);
+}
+
+static void test_wires(void)
+{
+    enum { MOST = 6 };
+    static const struct {
+        const gsi_costs *costs;
+        const char *name;
+        int hosts, ranks, flags, expected[MOST];
+    } cases[] = {
+        {&slow, "slow wire", 2, 1, 0, {GRADSYNC_ALGO_ONESHOT, GRADSYNC_ALGO_DOUBLING, GRADSYNC_ALGO_RING}},
+        {&slow, "slow wire", 4, 1, 0, {GRADSYNC_ALGO_ONESHOT, GRADSYNC_ALGO_PAIRWISE}},
+        {&slow, "slow wire", 8, 1, 0, {GRADSYNC_ALGO_ONESHOT, GRADSYNC_ALGO_DOUBLING, GRADSYNC_ALGO_PAIRWISE}},
+        {&slow, "slow wire, ordered", 4, 1, GRADSYNC_ORDERED, {GRADSYNC_ALGO_ONESHOT, GRADSYNC_ALGO_PAIRWISE}},
+        {&slow, "slow wire", 2, 4, 0, {GRADSYNC_ALGO_ONESHOT, GRADSYNC_ALGO_HIER}},
+        {&slow, "slow wire", 4, 4, 0, {GRADSYNC_ALGO_ONESHOT, GRADSYNC_ALGO_HIER}},
+        {&fast, "fast wire", 4, 1, 0, {GRADSYNC_ALGO_ONESHOT, GRADSYNC_ALGO_PAIRWISE}},
+        {&fast, "fast wire", 2, 8, 0, {GRADSYNC_ALGO_ONESHOT, GRADSYNC_ALGO_DOUBLING, GRADSYNC_ALGO_HIER}},
+        {&fast, "fast wire", 16, 8, 0, {GRADSYNC_ALGO_ONESHOT, GRADSYNC_ALGO_HIER}},
+    };
+
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        gsi_select_args a = wired(GRADSYNC_ALL_REDUCE, cases[i].hosts, cases[i].ranks);
+        char what[80];
+        a.flags = (uint32_t)cases[i].flags;
+        snprintf(what, sizeof what, "%s, %d hosts", cases[i].name, cases[i].hosts);
+        crossovers(what, cases[i].costs, a, cases[i].expected);
+    }
 }
 
 /* More bytes never take less time, for any algorithm while it is eligible. */
@@ -120,6 +198,18 @@ static void test_monotone(void)
     }
 }
 
+static gsi_hosts *dealt(int n)
+{
+    static gsi_hosts *made[32];
+    int32_t host[32];
+
+    for (int r = 0; r < n; r++)
+        host[r] = r * 7 % 5 % 4;
+    if (!made[n] && gsi_hosts_make(host, n, &made[n]))
+        abort();
+    return made[n];
+}
+
 /* Eligible means that gsi_plan_build() has a plan; not eligible, with an unlimited transport, that it has none. */
 static void test_eligible(void)
 {
@@ -130,12 +220,15 @@ static void test_eligible(void)
     for (int coll = 0; coll < GRADSYNC_COLL_COUNT; coll++)
         for (int n = 1; n <= 25; n += n < 4 ? 1 : 7)
             for (int s = 0; s < 5; s++)
-                for (int k = 0; k < 24; k++) {
+                for (int k = 0; k < 48; k++) {
                     gsi_select_args a = args_of(coll, n, (uint64_t[]){0, 4, 400, 20000}[k % 4], 1, 1);
                     a.stage_bytes = stages[s];
                     a.flags = k / 4 % 2 ? GRADSYNC_ORDERED : 0;
-                    a.head = k / 8 == 1 ? 64 : 0;
-                    a.tail = k / 8 == 2 ? 4096 : 0;
+                    a.head = k / 8 % 3 == 1 ? 64 : 0;
+                    a.tail = k / 8 % 3 == 2 ? 4096 : 0;
+                    /* on one host, or up to four of several sizes */
+                    a.hosts = k < 24 || n == 1 ? NULL : dealt(n);
+                    a.share = k % 2;
                     a.esize = k % 3 ? 4 : 2;
                     gsi_choice c;
                     gsi_select(&shm, &a, 0, &c);
@@ -152,6 +245,8 @@ static void test_eligible(void)
                                            .head = a.head,
                                            .tail = a.tail,
                                            .flags = a.flags,
+                                           .hosts = a.hosts,
+                                           .share = (uint32_t)a.share,
                                            .reach = !a.head && !a.tail};
                         gsi_plan *plan;
                         int built = gsi_plan_build(&p, &plan) == 0;
@@ -247,6 +342,7 @@ static void test_brief(void)
 int main(void)
 {
     test_crossovers();
+    test_wires();
     test_monotone();
     test_eligible();
     test_reasons();

@@ -5,6 +5,7 @@
  * here is measured: the model is arithmetic, the same on every machine.
  */
 #include "plan/builder.h"
+#include "plan/select.h"
 #include "tap.h"
 #include "timing.h"
 
@@ -180,8 +181,66 @@ static void test_times(void)
     }
 }
 
+/* The selector's formulas against the model: what it chooses takes at most `worst` times the time of the best, and what
+ * it predicts for that is within a factor of 1.7. */
+static void test_predictions(const char *name, const timing *t, double worst)
+{
+    const gsi_costs costs = {.signal_us = t->signal,
+                             .step_us = t->step,
+                             .put_us = t->signal,
+                             .copy_GBps = t->copy / 1e3,
+                             .reduce_GBps = t->reduce / 1e3,
+                             .mem_copy_GBps = t->copy / 1e3,
+                             .mem_reduce_GBps = t->reduce / 1e3,
+                             .cache_bytes = 1e12,
+                             .ranks_per_core = 1,
+                             .wire_us = t->latency,
+                             .wire_GBps = t->wire / 1e3,
+                             .message_bytes = t->message * t->wire};
+    static const int shapes[][2] = {{2, 1}, {3, 1}, {4, 1}, {8, 1}, {2, 4}, {4, 2}, {4, 4}};
+
+    for (int coll = 0; coll < GRADSYNC_BARRIER; coll++) {
+        double slowest = 1, far = 1;
+        int tried = 0;
+        for (size_t i = 0; i < sizeof shapes / sizeof *shapes; i++)
+            for (uint64_t bytes = 8; bytes <= 8 << 20; bytes *= 8) {
+                gsi_plan_args a = args_of(0, coll, shapes[i][0], shapes[i][1], bytes);
+                gsi_select_args s = {.coll = coll,
+                                     .n = a.n,
+                                     .bytes = bytes,
+                                     .esize = 4,
+                                     .shareable = 1,
+                                     .slot_bytes = a.slot_bytes,
+                                     .stage_bytes = a.stage_bytes,
+                                     .hosts = a.hosts,
+                                     .share = 1,
+                                     .credits = a.credits};
+                double best = 0, chosen = 0;
+                gsi_choice choice;
+                gsi_select(&costs, &s, 0, &choice);
+                a.message = (uint64_t)costs.message_bytes;
+                for (a.algo = 1; a.algo < GRADSYNC_ALGO_COUNT; a.algo++) {
+                    double took = cost_of(a, t).time;
+                    if (took < 0)
+                        continue;
+                    best = best > 0 && best < took ? best : took;
+                    chosen = a.algo == choice.algo ? took : chosen;
+                }
+                double off = choice.predicted_us > chosen ? choice.predicted_us / chosen : chosen / choice.predicted_us;
+                tried++;
+                slowest = chosen / best > slowest ? chosen / best : slowest;
+                far = off > far ? off : far;
+            }
+        tap_ok(tried == 49 && slowest <= worst && far < 1.7,
+               "%s by what is predicted, %s: at most %.2f times the best, %.2f times off", gradsync_coll_name(coll),
+               name, slowest, far);
+    }
+}
+
 int main(void)
 {
+    test_predictions("slow wire", &slow, 1.2);
+    test_predictions("fast wire", &fast, 1.6);
     test_latencies();
     test_bytes();
     test_times();

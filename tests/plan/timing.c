@@ -119,7 +119,9 @@ static void exchange_headers(void)
 
     for (int i = 1; i < n; i++)
         for (int r = 0; r < n; r++) {
-            double there = send(r, (r + i) % n, 0, (double)plans[r]->eager);
+            int gives = args->coll != GRADSYNC_BROADCAST || r == args->root;
+            double bytes = gives ? (double)plans[r]->eager : 0;
+            double there = send(r, (r + i) % n, bytes / model->copy, bytes);
             agent *a = &agents[(r + i) % n * GSI_MAX_STREAMS];
             a->time = later(a->time, there);
         }
