@@ -88,7 +88,7 @@ static const char usage[] =
     "       %s --devices D --connect HOST:PORT\n"
     "  --port N (1)  --gid INDEX (1; -1: none)  --mtu BYTES  --timeout N  --retry N  --relaxed\n"
     "  --module FILE     the module to use\n"
-    "  --bench           measure instead of testing\n"
+    "  --bench lat|bw|all    measure instead of testing\n"
     "  --down CMD --up CMD   shell commands that take side 0's port down and up again\n";
 
 static int split_fork(pair *p)
@@ -106,7 +106,7 @@ static int split_fork(pair *p)
     return 0;
 }
 
-int pair_options(pair *p, int argc, char **argv, int *bench, const char **down, const char **up)
+int pair_options(pair *p, int argc, char **argv, const char **bench, const char **down, const char **up)
 {
     const char *devices = NULL, *module = NULL, *listens = NULL;
     char *host = NULL;
@@ -143,9 +143,9 @@ int pair_options(pair *p, int argc, char **argv, int *bench, const char **down, 
             p->config.timeout = atoi(value);
         else if (!strcmp(name, "--retry"))
             p->config.retry_count = atoi(value);
-        else if (i--, !strcmp(name, "--bench"))
-            *bench = 1;
-        else if (!strcmp(name, "--relaxed"))
+        else if (!strcmp(name, "--bench"))
+            *bench = value;
+        else if (i--, !strcmp(name, "--relaxed"))
             p->config.relaxed_ordering = 1;
         else
             devices = NULL, i = argc;

@@ -26,7 +26,7 @@ typedef struct pair {
 } pair;
 
 /* By the command line; returns 0, or tells what is wrong on standard error. Forks unless --listen or --connect. */
-int pair_options(pair *p, int argc, char **argv, int *bench, const char **down, const char **up);
+int pair_options(pair *p, int argc, char **argv, const char **bench, const char **down, const char **up);
 /* 0 or a negative error. */
 int pair_open(pair *p);
 void pair_close(pair *p);
@@ -53,6 +53,7 @@ void pair_fill(unsigned char *p, uint64_t seed, uint64_t bytes);
 int pair_check(const unsigned char *p, uint64_t seed, uint64_t bytes);
 
 /* bench.c */
-int pair_bench(pair *p);
+/* what: "lat", "bw" or "all". */
+int pair_bench(pair *p, const char *what);
 
 #endif

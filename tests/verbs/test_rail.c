@@ -370,6 +370,34 @@ static int mixed_managers(pair *p)
     return 1;
 }
 
+/* A forked child may close what it has inherited, and live on: the parent and its memory do not notice. */
+static int forking(pair *p)
+{
+    int hold[2], status = -1;
+    gsi_rail_event event;
+    char byte;
+
+    EXPECT(!pipe(hold));
+    pid_t child = fork();
+    if (child == 0) {
+        close(hold[1]);
+        p->rail->ops->disconnect(p->conn);
+        p->rail->ops->dereg(p->rail, &p->region);
+        p->rail->ops->close(p->rail);
+        _exit(read(hold[0], &byte, 1) == 0 ? 0 : 1);
+    }
+    close(hold[0]);
+    EXPECT(child > 0 && one_write(p));
+    /* Written after the fork: the device must see the parent's page, not one that has become the child's. */
+    pair_fill(p->mem, 900 + (uint64_t)p->role, 10000);
+    EXPECT(pair_meet(p, 1));
+    EXPECT(!pair_read(p, HALF, 0, 10000, GSI_RAIL_SIGNAL, 1));
+    EXPECT(pair_event(p, GSI_RAIL_SENT, &event) && pair_check(p->mem + HALF, 901 - (uint64_t)p->role, 10000));
+    close(hold[1]);
+    EXPECT(waitpid(child, &status, 0) == child && status == 0);
+    return pair_meet(p, 1) && one_write(p);
+}
+
 static int wrong_memory(pair *p)
 {
     gsi_region region;
@@ -584,6 +612,7 @@ int main(int argc, char **argv)
         {peer_gone, "a peer that is gone"},
         {wrong_addresses, "wrong addresses are refused"},
         {mixed_managers, "both sides must connect in one way"},
+        {forking, "a forked child closes all, and the parent does not notice"},
         {wrong_memory, "memory that cannot be registered"},
         {memlock, "the limit of locked memory is told with the remedy"},
         {wrong_configs, "what cannot be opened is refused with the reason"},
@@ -591,7 +620,7 @@ int main(int argc, char **argv)
         {port_events, "the port's events, and a connection after them"},
     };
     static pair p;
-    int bench = 0;
+    const char *bench = NULL;
 
     if (pair_options(&p, argc, argv, &bench, &down_command, &up_command))
         return 2;
@@ -607,7 +636,7 @@ int main(int argc, char **argv)
     if (rc)
         return 2;
     if (bench) {
-        rc = pair_bench(&p);
+        rc = pair_bench(&p, bench);
         pair_close(&p);
         return rc;
     }

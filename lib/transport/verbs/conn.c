@@ -264,6 +264,8 @@ void gsi_verbs_disconnect(gsi_conn *conn)
     gsi_verbs_rail *rail = conn->rail;
     uint32_t kept = 0;
 
+    if (gsi_verbs_is_child(rail))
+        return;
     gsi_verbs_cm_end(conn);
     ibv_destroy_qp(conn->qp);
     forget_failure(conn);

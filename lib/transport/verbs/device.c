@@ -89,6 +89,11 @@ static int open_device(gsi_verbs_rail *rail)
             rc = gsi_verbs_host.fail(errno == ENOMEM ? GRADSYNC_ERR_NOMEM : GRADSYNC_ERR_SYSTEM,
                                      "the RDMA device %s cannot be opened: %m", name);
     }
+    /* iWARP has no immediates, and addresses of its own. */
+    if (!rc && found->transport_type != IBV_TRANSPORT_IB)
+        rc = gsi_verbs_host.fail(
+            GRADSYNC_ERR_UNSUPPORTED,
+            "%s is neither InfiniBand nor RoCE: leave it out, or use TCP over its network interface", name);
     ibv_free_device_list(list);
     return rc;
 }

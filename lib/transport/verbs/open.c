@@ -7,11 +7,19 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+int gsi_verbs_is_child(const gsi_verbs_rail *rail)
+{
+    return getpid() != rail->owner;
+}
 
 static void rail_close(gsi_rail *base)
 {
     gsi_verbs_rail *rail = (gsi_verbs_rail *)base;
 
+    if (gsi_verbs_is_child(rail))
+        return;
     for (int i = 0; rail->conns && i < rail->config.connections; i++)
         if (rail->conns[i])
             gsi_verbs_disconnect(rail->conns[i]);
@@ -173,6 +181,7 @@ int gsi_verbs_open(const gsi_rail_config *config, gsi_rail **out)
     rail->rail.numa_node = config->numa_node;
     rail->max_recv = config->recv_depth + GSI_VERBS_RECV_BATCH;
     rail->up = 1;
+    rail->owner = getpid();
     snprintf(rail->rail.name, sizeof rail->rail.name, "%s:%d", rail->config.device, (int)config->port);
 
     gsi_verbs_prefer(config->numa_node, &policy);

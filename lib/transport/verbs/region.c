@@ -79,7 +79,7 @@ void gsi_verbs_dereg(gsi_rail *base_rail, gsi_region *handle)
     gsi_verbs_rail *rail = (gsi_verbs_rail *)base_rail;
     gsi_verbs_region *region = handle->handle;
 
-    if (!region)
+    if (!region || gsi_verbs_is_child(rail))
         return;
     ibv_dereg_mr(region->mr);
     if (region->prev)

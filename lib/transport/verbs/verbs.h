@@ -6,7 +6,9 @@
  *
  * A rail has one device context, protection domain, completion channel and completion queue; a
  * connection is one RC queue pair. ibv_fork_init() is not called, since it changes how the whole
- * process forks; kernels from 5.12 on copy pinned pages for a forked child without it.
+ * process forks; kernels from 5.12 on copy pinned pages for a forked child without it. In a forked
+ * child close(), disconnect() and dereg() do nothing: the device's objects are shared with the
+ * parent, and what memory they leave behind there goes with the child.
  */
 #ifndef GSI_VERBS_H
 #define GSI_VERBS_H
@@ -16,6 +18,7 @@
 #include <gradsync/gradsync.h>
 #include <infiniband/verbs.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 enum {
     GSI_VERBS_CHAIN = 32,      /* work requests that are posted together, at most */
@@ -60,6 +63,7 @@ typedef struct gsi_verbs_cm_conn gsi_verbs_cm_conn;
 typedef struct gsi_verbs_rail {
     gsi_rail rail; /* what the endpoint sees; first, so that a gsi_rail * is one of these */
     gsi_rail_config config;
+    pid_t owner; /* the process that opened it: a forked child shares the device's objects and must not destroy them */
     struct ibv_context *context;
     struct ibv_pd *pd;
     struct ibv_comp_channel *channel;
@@ -121,6 +125,7 @@ struct gsi_conn {
 extern gsi_rail_host gsi_verbs_host;
 
 /* open.c */
+int gsi_verbs_is_child(const gsi_verbs_rail *rail);
 int gsi_verbs_open(const gsi_rail_config *config, gsi_rail **out);
 
 /* device.c. Opens and checks device, port and GID; on failure, what was opened stays in the rail for close. */
