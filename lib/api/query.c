@@ -8,6 +8,7 @@
 
 #include "api/check.h"
 #include "comm/comm.h"
+#include "comm/wires.h"
 #include "reduce/reduce.h"
 #include "topo/system.h"
 #include "transport/net/create.h"
@@ -183,11 +184,9 @@ int gradsync_context_query(gradsync_context *ctx, gradsync_system_info *out)
 int gradsync_context_transport(gradsync_context *ctx, int index, gradsync_transport_info *out)
 {
     gradsync_transport_info info = {0};
-    gsi_system system;
 
     if (!ctx)
         return gsi_fail(GRADSYNC_ERR_INVALID, "the context is NULL");
-    gsi_system_read("", &system);
     switch (index) {
     case 0:
         info.usable = 1;
@@ -196,14 +195,11 @@ int gradsync_context_transport(gradsync_context *ctx, int index, gradsync_transp
         break;
     case 1:
         snprintf(info.name, sizeof info.name, "verbs");
-        snprintf(info.reason, sizeof info.reason,
-                 "not in this version (%d RDMA devices found): ranks of different hosts cannot be joined yet",
-                 system.rdma_devices);
+        info.usable = gsi_wire_usable(GSI_WIRE_VERBS, &ctx->log, info.reason, sizeof info.reason);
         break;
     case 2:
         snprintf(info.name, sizeof info.name, "tcp");
-        snprintf(info.reason, sizeof info.reason,
-                 "not in this version, but for the rendezvous: ranks of different hosts cannot be joined yet");
+        info.usable = gsi_wire_usable(GSI_WIRE_TCP, &ctx->log, info.reason, sizeof info.reason);
         break;
     default:
         return gsi_fail(GRADSYNC_ERR_INVALID, "there is no transport %d", index);

@@ -216,3 +216,27 @@ int gsi_offer_open(const gsi_offered *offered, int wire, const int my_gids[GSI_N
     }
     return rc;
 }
+
+int gsi_wire_usable(int wire, const gsi_log *log, char *text, size_t room)
+{
+    gsi_offered *offered = gsi_calloc(1, sizeof *offered);
+    const gsi_place anywhere = {.numa_node = -1};
+    gradsync_error_info error = GRADSYNC_ERROR_INFO_INIT;
+
+    if (!offered || gsi_offer_make(wire, &anywhere, 1, 0, log, offered)) {
+        gradsync_last_error(&error);
+        snprintf(text, room, "%s", offered ? error.message : "no memory to look");
+        free(offered);
+        return 0;
+    }
+    const gsi_offer *offer = &offered->offer;
+    int verbs = wire == GSI_WIRE_VERBS, n = verbs ? offer->nverbs : offer->ntcp;
+    const gsi_rail_end *ends = verbs ? offer->verbs : offer->tcp;
+    size_t at = 0;
+    for (int i = 0; i < n && at < room; i++)
+        at += (size_t)snprintf(text + at, room - at, "%s%.40s", i ? ", " : "between hosts, over ", ends[i].name);
+    if (!n)
+        snprintf(text, room, "%s", verbs ? offer->no_verbs : "no network interface is up and has an address");
+    free(offered);
+    return n > 0;
+}

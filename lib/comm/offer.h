@@ -4,11 +4,9 @@
 #ifndef GSI_COMM_OFFER_H
 #define GSI_COMM_OFFER_H
 
-#include "base/log.h"
+#include "comm/wires.h"
 #include "topo/rails.h"
 #include "transport/net/create.h"
-
-enum gsi_wire { GSI_WIRE_NONE, GSI_WIRE_VERBS, GSI_WIRE_TCP };
 
 /* What all ranks are told. */
 typedef struct gsi_offer {
