@@ -65,15 +65,23 @@ static void append(const machine *m, const char *text, const char *path, const c
     must(!fclose(f), full);
 }
 
+__attribute__((format(printf, 1, 0))) static char *formatted(const char *format, va_list args)
+{
+    char *text = NULL;
+
+    must(vasprintf(&text, format, args) >= 0, format);
+    return text;
+}
+
 void machine_file(const machine *m, const char *text, const char *format, ...)
 {
-    char path[1024];
     va_list args;
 
     va_start(args, format);
-    vsnprintf(path, sizeof path, format, args);
+    char *path = formatted(format, args);
     va_end(args);
     append(m, text, path, "we");
+    free(path);
 }
 
 static void make_link(const machine *m, const char *target, const char *path)
@@ -87,13 +95,13 @@ static void make_link(const machine *m, const char *target, const char *path)
 
 void machine_link(const machine *m, const char *target, const char *format, ...)
 {
-    char path[1024];
     va_list args;
 
     va_start(args, format);
-    vsnprintf(path, sizeof path, format, args);
+    char *path = formatted(format, args);
     va_end(args);
     make_link(m, target, path);
+    free(path);
 }
 
 static void write_bytes(const machine *m, const char *hex, const char *path)
