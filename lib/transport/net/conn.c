@@ -210,10 +210,14 @@ static void post(net_endpoint *ep, net_peer *peer, net_conn *conn, net_work *wor
     if (work->signalled)
         w.flags |= GSI_RAIL_SIGNAL;
     conn->quiet = work->signalled ? 0 : conn->quiet + 1;
-    if (!conn->in_flight_bytes && work->bytes)
-        conn->busy_ns = gsi_now_ns(), conn->sampled = 0;
     conn->in_flight++;
-    conn->in_flight_bytes += work->bytes;
+    /* Only what asks: small messages that do not are told of with some later one, perhaps much later, and must neither
+     * keep the window full until then nor make the rate look low. */
+    if (work->signalled && work->bytes) {
+        if (!conn->in_flight_bytes)
+            conn->busy_ns = gsi_now_ns(), conn->sampled = 0;
+        conn->in_flight_bytes += work->bytes;
+    }
     append(&conn->posted, work);
     const gsi_rail_ops *ops = rail->ops;
     if (work->read ? ops->read(conn->conn, &w) : ops->write(conn->conn, &w))
@@ -397,11 +401,12 @@ static void sample_rate(net_conn *conn, uint64_t bytes)
 static void complete(net_endpoint *ep, net_peer *peer, net_conn *conn, net_work *work)
 {
     conn->in_flight--;
-    conn->in_flight_bytes -= work->bytes;
+    if (work->signalled)
+        conn->in_flight_bytes -= work->bytes;
     conn->bytes += work->bytes;
     ep->rails[conn->rail].bytes += work->bytes;
     conn->reached = 1;
-    if (work->bytes)
+    if (work->bytes && work->signalled)
         sample_rate(conn, work->bytes);
     if (work->data) {
         net_flow *flow = flow_of(peer, work);
