@@ -233,6 +233,34 @@ static void test_sleep_sent(contract_pair *pair)
     test_ok(good, "a sleeper is woken by SENT");
 }
 
+/* A rank that goes back to its own work has said idle(), and does not poll: its peer must get SENT all the same. */
+static void test_idle(contract_pair *pair)
+{
+    static const size_t sizes[] = {0, 8, 1000, 5000, 100000};
+    int good = 1;
+
+    for (int i = 0; i < 60 && good; i++) {
+        int s = i & 1, arrived = 0, sent = 0;
+        gsi_rail *mine = pair->side[s].rail, *other = pair->side[!s].rail;
+        gsi_rail_work w = work_of(pair, s, 0, 0, sizes[i % 5], GSI_RAIL_IMM | GSI_RAIL_SIGNAL);
+        int64_t end = gsi_deadline_ns(gsi_now_ns(), 20000);
+        gsi_rail_event e;
+        if (w.bytes && w.bytes <= mine->max_inline && i % 3)
+            w.flags |= GSI_RAIL_INLINE;
+        good &= post(&pair->side[s], 0, &w, 0) == 0;
+        while (!arrived && gsi_now_ns() < end) {
+            arrived = other->ops->poll(other, &e, 1) == 1 && e.kind == GSI_RAIL_ARRIVED;
+            sent += mine->ops->poll(mine, &e, 1) == 1 && e.kind == GSI_RAIL_SENT;
+        }
+        if (other->ops->idle)
+            other->ops->idle(other);
+        while (!sent && gsi_now_ns() < end)
+            sent += mine->ops->poll(mine, &e, 1) == 1 && e.kind == GSI_RAIL_SENT;
+        good &= arrived && sent == 1;
+    }
+    test_ok(good, "a peer that is idle keeps nobody waiting for SENT");
+}
+
 /* ---- Much at once ---------------------------------------------------------------------- */
 
 enum { QUEUE = 2 * PAIR_DEPTH, LONG = 48 << 10 };
@@ -639,6 +667,7 @@ void contract_run(const contract_factory *factory)
         test_read(&pair);
         test_sleep(&pair);
         test_sleep_sent(&pair);
+        test_idle(&pair);
         pair_close(&pair);
     }
     for (int i = 0; i < rounds; i++) {

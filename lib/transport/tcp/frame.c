@@ -52,7 +52,7 @@ int gsi_tcp_frame_parse(const unsigned char head[GSI_TCP_HEAD], gsi_tcp_frame *f
         .bytes = get64(head + AT_BYTES),
     };
     if (le16toh(magic) != MAGIC || frame->kind < GSI_TCP_WRITE || frame->kind > GSI_TCP_ERROR ||
-        frame->flags & ~(uint32_t)(GSI_TCP_IMM | GSI_TCP_PROMPT | GSI_TCP_HELD))
+        frame->flags & ~(uint32_t)(GSI_TCP_IMM | GSI_TCP_SIGNAL))
         return GSI_TCP_FAULT_FRAME;
     return GSI_TCP_FAULT_NONE;
 }

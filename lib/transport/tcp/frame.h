@@ -21,8 +21,7 @@ enum gsi_tcp_kind {
 
 enum gsi_tcp_frame_flags {
     GSI_TCP_IMM = 1,
-    GSI_TCP_PROMPT = 2, /* the sender wants an acknowledgement: soon */
-    GSI_TCP_HELD = 4,   /* at once, since memory is held until then */
+    GSI_TCP_SIGNAL = 2, /* the sender waits for the acknowledgement */
 };
 
 typedef struct gsi_tcp_frame {

@@ -10,6 +10,9 @@ enum {
     BUDGET = 4 << 20,   /* bytes of one connection in one poll(), so that the others get their turn */
     BIG = 32 << 10,     /* payload of this size is not worth reading ahead of */
     LOOK_BIG = 4 << 10, /* so much is read ahead then */
+    /* Writes of this size are acknowledged at once: much memory is held until then. Others wait for the next frame that
+     * goes to the peer, or for the next poll() or idle(). */
+    PROMPT_BYTES = 16 << 10,
 };
 
 /* ---- Frames ---- */
@@ -51,9 +54,9 @@ static void end(gsi_conn *c)
         return;
     }
     c->received++;
-    if (f->flags & GSI_TCP_PROMPT) {
+    if (f->flags & GSI_TCP_SIGNAL) {
         c->ack_due = 1;
-        c->ack_prompt |= (f->flags & GSI_TCP_HELD) != 0;
+        c->ack_prompt |= f->bytes >= PROMPT_BYTES;
     }
     if (f->flags & GSI_TCP_IMM)
         gsi_tcp_emit(c, GSI_RAIL_ARRIVED, 0, f->imm);

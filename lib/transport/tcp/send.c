@@ -187,7 +187,7 @@ static gsi_tcp_out *post(gsi_conn *c, const gsi_rail_work *work, gsi_tcp_frame *
     frame->key = work->remote_key;
     frame->bytes = work->bytes;
     if (work->flags & GSI_RAIL_SIGNAL)
-        frame->flags |= GSI_TCP_PROMPT | (work->flags & GSI_RAIL_INLINE || !work->bytes ? 0 : GSI_TCP_HELD);
+        frame->flags |= GSI_TCP_SIGNAL;
     gsi_tcp_out *o = push(c, frame);
     o->work = 1;
     return o;
