@@ -58,7 +58,7 @@ wrap=()
 stage_quick() {
     need_packages "${base_packages[@]}"
     CC=gcc build quick -Dwerror=true
-    run_tests quick 1 unit plan topo checkreduce conformance bootstrap regress fuzz -long
+    run_tests quick 1 unit plan topo checkreduce conformance bootstrap rail regress fuzz -long
 }
 
 stage_lint() {
@@ -96,7 +96,7 @@ stage_tsan() {
     export TSAN_OPTIONS=halt_on_error=0:second_deadlock_stack=1
     # The sanitizer's shadow memory does not fit every randomised address space.
     ! setarch -R true 2>/dev/null || wrap=(setarch -R)
-    run_tests tsan 10 unit conformance fault bootstrap regress -long
+    run_tests tsan 10 unit conformance fault bootstrap rail regress -long
 }
 
 stage_tidy() {
