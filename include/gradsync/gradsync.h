@@ -203,7 +203,7 @@ typedef struct gradsync_config {
     int64_t timeout_ms;    /* default deadline of every wait; default 300000, or GRADSYNC_TIMEOUT (seconds) */
     int32_t progress;      /* enum gradsync_progress */
     int32_t strict;        /* 1: a fallback (staging, TCP, far NIC) is an error, not a warning */
-    const char *transport; /* "auto" (default), "shm"; NULL: GRADSYNC_TRANSPORT */
+    const char *transport; /* "auto" (default), "shm", "verbs", "tcp"; NULL: GRADSYNC_TRANSPORT */
     const char *key; /* the job's key; NULL: GRADSYNC_KEY, GRADSYNC_KEY_FILE, else a per-user default on one machine */
 } gradsync_config;
 #define GRADSYNC_CONFIG_INIT                                                                                           \
