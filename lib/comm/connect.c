@@ -277,6 +277,8 @@ static int prepare_net(joining *j, plug *own)
                              .n = n,
                              .pairs = j->pairs,
                              .peers = peers,
+                             /* Also where this rank is alone on its host: all ranks must make the same plans. */
+                             .host = j->hosts > 1 ? j->host : NULL,
                              .local_rank = j->local,
                              .local_ranks = j->nlocal,
                              .log = &j->a->ctx->log};

@@ -78,6 +78,35 @@ int ranks_run_threads(int n, ranks_fn fn, void *arg)
     return failed;
 }
 
+/* The host of a rank by a map such as "3,1" (see ranks.h). */
+static int host_of(const char *map, int rank)
+{
+    const char *at = map;
+    int host = 0, left;
+
+    if (*map == '%')
+        return rank % (atoi(map + 1) > 0 ? atoi(map + 1) : 1);
+    for (;; host++) {
+        left = atoi(at) > 0 ? atoi(at) : 1;
+        if (rank < left)
+            return host;
+        rank -= left;
+        at += strcspn(at, ",");
+        at = *at ? at + 1 : map;
+    }
+}
+
+static void move_to_host(int rank)
+{
+    const char *map = getenv("TEST_HOSTS");
+    char host[32];
+
+    if (!map || !*map)
+        return;
+    snprintf(host, sizeof host, "host%d", host_of(map, rank));
+    setenv("GRADSYNC_HOST_ID", host, 1);
+}
+
 int ranks_run_processes(int n, ranks_fn fn, void *arg)
 {
     ranks_world *w = make_world(n);
@@ -90,6 +119,7 @@ int ranks_run_processes(int n, ranks_fn fn, void *arg)
             abort();
         if (pid == 0) {
             w->pids[r] = getpid();
+            move_to_host(r);
             int rc = fn(w, r, arg);
             fflush(stdout);
             exit(rc ? 1 : 0); /* with the handlers of sanitizers: leaks count */

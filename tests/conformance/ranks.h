@@ -12,7 +12,11 @@ typedef struct ranks_world ranks_world;
 typedef int (*ranks_fn)(ranks_world *world, int rank, void *arg);
 
 /* Runs fn as n threads or n processes; returns how many ranks failed. In processes, `arg`
- * is the parent's as it was; a killed rank counts as failed. */
+ * is the parent's as it was; a killed rank counts as failed.
+ *
+ * The variable TEST_HOSTS puts processes on hosts that they believe to be different ones: "3,1"
+ * puts three ranks on the first, one on the second, and so on again; "%2" deals them out to two
+ * hosts in turn. Threads have one environment, and so one host. */
 int ranks_run_threads(int n, ranks_fn fn, void *arg);
 int ranks_run_processes(int n, ranks_fn fn, void *arg);
 

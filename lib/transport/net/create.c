@@ -128,7 +128,11 @@ int gsi_net_prepare(const gsi_net_config *config, gsi_net_card *card, gsi_net_ro
     if (ep->wake_fd < 0)
         return gsi_fail(GRADSYNC_ERR_SYSTEM,
                         "no file descriptor to sleep on; raise the limit of open files (ulimit -n)");
-    if (!ep->peers)
+    int32_t *host = config->host ? gsi_calloc((size_t)n, sizeof *host) : NULL;
+    if (host)
+        memcpy(host, config->host, (size_t)n * sizeof *host);
+    ep->base.host = host;
+    if (!ep->peers || (config->host && !host))
         return gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for %d ranks", n);
     rc = make_area(ep, config->stage);
     if (rc)
@@ -367,6 +371,7 @@ void net_free(net_endpoint *ep)
         close(ep->wake_fd);
     if (ep->map && own)
         munmap(ep->map, ep->map_bytes);
+    free((void *)(uintptr_t)ep->base.host);
     free(ep->peers);
     free(ep);
 }

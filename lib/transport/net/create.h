@@ -44,6 +44,7 @@ typedef struct gsi_net_config {
     const gsi_net_pairs *pairs; /* n */
     const gsi_net_peer *peers;  /* n */
     void *stage;                /* memory of gsi_net_stage_bytes() that peers put to; NULL: the endpoint's own */
+    const int32_t *host; /* n, copied: the host of each rank; NULL: each is on one of its own */
     int local_rank, local_ranks;
     const gsi_log *log;
 } gsi_net_config;
