@@ -43,7 +43,8 @@ int gsi_pci_is_gpu(const gsi_pci_device *d)
 {
     if (d->class_code >> 8 == CLASS_3D || d->class_code >> 16 == CLASS_ACCELERATOR)
         return 1;
-    return d->class_code >> 16 == CLASS_DISPLAY &&
+    /* Intel's graphics inside the CPU has the same address everywhere. */
+    return d->class_code >> 16 == CLASS_DISPLAY && strcmp(d->addr, "0000:00:02.0") &&
            (d->vendor == VENDOR_NVIDIA || d->vendor == VENDOR_AMD || d->vendor == VENDOR_INTEL);
 }
 

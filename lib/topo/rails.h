@@ -23,6 +23,7 @@ typedef struct gsi_rail_use {
     int port; /* index into the ports given */
     gsi_distance distance;
     int ranks; /* local ranks that use it, this one among them */
+    int turn;  /* rails of this rank on the same card, at ports before this one */
 } gsi_rail_use;
 
 /* Why a port is used or not. */

@@ -288,7 +288,28 @@ static int users(const struct deal *d, int p)
     return n;
 }
 
-/* The nearest first; of those the ones with the fewest ranks, so that a rank's own come before shared ones. */
+/* Ports of one card: its PCI address without the function, or the device itself. */
+static int same_card(const gsi_port *a, const gsi_port *b)
+{
+    size_t n = strcspn(a->place.pci, ".");
+
+    if (a->place.pci[0] && b->place.pci[0])
+        return n == strcspn(b->place.pci, ".") && !strncmp(a->place.pci, b->place.pci, n);
+    return !strcmp(a->device, b->device);
+}
+
+/* How many of the rails found so far are on the same card: with a limit, two cards are better than one. */
+static int turn_of(const struct deal *d, const gsi_rails *rails, int p)
+{
+    int n = 0;
+
+    for (int i = 0; i < rails->nrails; i++)
+        n += same_card(&d->ports->items[rails->rails[i].port], &d->ports->items[p]);
+    return n;
+}
+
+/* The nearest first; of those the ones with the fewest ranks, so that a rank's own come before shared ones; of those
+ * one of each card, then the second of each. */
 static int compare_rails(const void *a, const void *b)
 {
     const gsi_rail_use *x = a, *y = b;
@@ -296,8 +317,9 @@ static int compare_rails(const void *a, const void *b)
 
     if (c)
         return c;
-    return x->ranks != y->ranks ? (x->ranks > y->ranks) - (x->ranks < y->ranks)
-                                : (x->port > y->port) - (x->port < y->port);
+    if (x->ranks != y->ranks)
+        return x->ranks < y->ranks ? -1 : 1;
+    return x->turn != y->turn ? (x->turn > y->turn) - (x->turn < y->turn) : (x->port > y->port) - (x->port < y->port);
 }
 
 static void explain(const struct deal *d, int me, int max, gsi_rails *out)
@@ -335,8 +357,10 @@ static void result(const struct deal *d, int me, int max, gsi_rails *out)
     for (int p = 0; p < d->nports; p++) {
         out->verdicts[p].distance = d->far[me * d->nports + p];
         out->verdicts[p].ranks = users(d, p);
-        if (d->used[me * d->nports + p])
-            out->rails[out->nrails++] = (gsi_rail_use){p, out->verdicts[p].distance, out->verdicts[p].ranks};
+        if (d->used[me * d->nports + p]) {
+            int turn = turn_of(d, out, p);
+            out->rails[out->nrails++] = (gsi_rail_use){p, out->verdicts[p].distance, out->verdicts[p].ranks, turn};
+        }
     }
     if (out->nrails)
         qsort(out->rails, (size_t)out->nrails, sizeof *out->rails, compare_rails);

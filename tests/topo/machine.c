@@ -307,7 +307,8 @@ void machine_workstation(machine *m, char gpu[2][GSI_PCI_ADDR])
     strcpy(gpu[0], "0000:01:00.0");
     strcpy(gpu[1], "0000:02:00.0");
     machine_pci(m, "pci0000:00/0000:00:01.0/0000:01:00.0", "0x030000", "0x10de", -1);
-    machine_pci(m, "pci0000:00/0000:00:02.0/0000:02:00.0", "0x030000", "0x10de", -1);
+    machine_pci(m, "pci0000:00/0000:00:04.0/0000:02:00.0", "0x030000", "0x10de", -1);
+    machine_pci(m, "pci0000:00/0000:00:02.0", "0x030000", "0x8086", -1);
     machine_pci(m, nic, "0x020000", "0x14e4", -1);
     machine_netdev(m, "enp3s0", nic, NULL, 1500);
     machine_rdma(m, &(rdma_card){.device = "bnxt_re0",

@@ -78,6 +78,8 @@ static void test_workstation(void)
 
     machine_workstation(&m, gpu);
     tap_ok(!gsi_topology_read(m.root, "", &t) && t.nnodes == 1, "one node");
+    const gsi_pci_device *inside = gsi_topology_device(&t, "00:02.0"), *card = gsi_topology_device(&t, gpu[1]);
+    tap_ok(inside && !gsi_pci_is_gpu(inside) && card && gsi_pci_is_gpu(card), "graphics inside the CPU are no GPU");
     check(&t, device(gpu[0]), device("0000:03:00.0"), GSI_DISTANCE_ROOT);
     check(&t, node(-1), device("0000:03:00.0"), GSI_DISTANCE_NODE);
     check(&t, node(0), device("0000:03:00.0"), GSI_DISTANCE_NODE);
