@@ -16,8 +16,13 @@ enum { SEND_DEPTH = 80, RECV_DEPTH = 160 }; /* what the endpoint keeps in flight
 
 /* ---- RDMA ports --------------------------------------------------------------------- */
 
-static void config_of_port(const gsi_port *port, const gsi_settings *s, gsi_rail_config *out)
+/* Errors: INVALID (a partition key that the port does not have), NOMEM. */
+static int config_of_port(const gsi_port *port, const gsi_settings *s, gsi_rail_config *out)
 {
+    int pkey = s->pkey_index > 0 ? s->pkey_index : 0;
+
+    if (s->pkey_value >= 0 && (pkey = gsi_port_find_pkey("", port, s->pkey_value)) < 0)
+        return pkey;
     memset(out, 0, sizeof *out);
     snprintf(out->device, sizeof out->device, "%s", port->device);
     out->port = port->number;
@@ -25,7 +30,7 @@ static void config_of_port(const gsi_port *port, const gsi_settings *s, gsi_rail
     out->mtu = s->mtu;
     out->traffic_class = s->traffic_class > 0 ? s->traffic_class : 0;
     out->service_level = s->service_level > 0 ? s->service_level : 0;
-    out->pkey_index = s->pkey_index > 0 ? s->pkey_index : 0;
+    out->pkey_index = pkey;
     out->timeout = s->timeout > 0 ? s->timeout : 0;
     /* 7 means for ever with some drivers, and nothing is to wait for ever. */
     out->retry_count = s->retry_count >= 7 ? 6 : s->retry_count > 0 ? s->retry_count : 0;
@@ -33,6 +38,7 @@ static void config_of_port(const gsi_port *port, const gsi_settings *s, gsi_rail
     out->numa_node = port->place.numa_node;
     out->send_depth = SEND_DEPTH;
     out->recv_depth = RECV_DEPTH;
+    return 0;
 }
 
 /* The first reason that any port has for not being used. */
@@ -60,7 +66,9 @@ static int offer_ports(const gsi_ports *ports, const gsi_rails *rails, const gsi
             snprintf(offer->no_verbs, sizeof offer->no_verbs, "%.190s", info.message);
             continue;
         }
-        config_of_port(&ports->items[p], &out->settings, &out->verbs[at]);
+        int rc = config_of_port(&ports->items[p], &out->settings, &out->verbs[at]);
+        if (rc)
+            return rc;
         snprintf(out->verbs_why[at], sizeof out->verbs_why[at], "%.159s", rails->verdicts[p].reason);
         offer->nverbs++;
     }

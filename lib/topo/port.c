@@ -302,3 +302,33 @@ void gsi_ports_free(gsi_ports *ports)
     free(ports->items);
     *ports = (gsi_ports){0};
 }
+
+int gsi_port_find_pkey(const char *root, const gsi_port *port, int key)
+{
+    enum { PARTITION = 0x7fff }; /* the top bit tells full from limited members */
+    char path[160], have[96] = "", name[80], **names;
+    int n, found = -1;
+    size_t at = 0;
+
+    snprintf(path, sizeof path, CLASS "/%s/ports/%d/pkeys", port->device, (int)port->number);
+    int rc = gsi_sys_list(root, path, &names, &n);
+    if (rc)
+        return rc;
+    for (int i = 0; i < n; i++) {
+        long index = strtol(names[i], NULL, 10), value = gsi_sys_number(root, 0, "%s/%s", path, names[i]);
+        if (!(value & PARTITION) || index < 0 || index > UINT16_MAX)
+            continue;
+        if (value == key || (found < 0 && (value & PARTITION) == (key & PARTITION)))
+            found = (int)index;
+        if (at < sizeof have)
+            at += (size_t)snprintf(have + at, sizeof have - at, "%s0x%04lx", at ? ", " : "", (unsigned long)value);
+        if (value == key)
+            break;
+    }
+    gsi_sys_free_names(names, n);
+    if (found >= 0)
+        return found;
+    gsi_port_name(port, name, sizeof name);
+    return gsi_fail(GRADSYNC_ERR_INVALID, "%s is not in the partition 0x%04x (GRADSYNC_IB_PKEY); its table has %s",
+                    name, (unsigned)key, have[0] ? have : "none");
+}

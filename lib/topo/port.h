@@ -61,6 +61,10 @@ typedef struct gsi_ports {
 int gsi_ports_read(const char *root, gsi_ports *out);
 void gsi_ports_free(gsi_ports *ports);
 
+/* The index of a partition key in the port's table: exactly this key, else the other membership of the same
+ * partition. Errors: INVALID (not there: the message says which are). */
+int gsi_port_find_pkey(const char *root, const gsi_port *port, int key);
+
 /* "mlx5_0:1" */
 void gsi_port_name(const gsi_port *port, char *text, size_t room);
 /* "ACTIVE", "RoCE v2", "InfiniBand"; "?" if unknown. Static storage. */

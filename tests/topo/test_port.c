@@ -126,6 +126,34 @@ static void test_real_copy(const char *data)
     machine_remove(&m);
 }
 
+static void test_pkeys(void)
+{
+    machine m;
+    gsi_ports ports;
+    char gpu[8][GSI_PCI_ADDR];
+    static const char table[] = "sys/class/infiniband/mlx5_0/ports/1/pkeys";
+    gradsync_error_info info = GRADSYNC_ERROR_INFO_INIT;
+
+    machine_dgx(&m, gpu);
+    machine_file(&m, "0xffff", "%s/0", table);
+    machine_file(&m, "0x0001", "%s/1", table);
+    machine_file(&m, "0x0000", "%s/2", table);
+    machine_file(&m, "0x8001", "%s/10", table);
+    gsi_ports_read(m.root, &ports);
+    const gsi_port *p = &ports.items[0];
+    tap_ok(gsi_port_find_pkey(m.root, p, 0xffff) == 0 && gsi_port_find_pkey(m.root, p, 0x8001) == 10 &&
+               gsi_port_find_pkey(m.root, p, 0x0001) == 1 && gsi_port_find_pkey(m.root, p, 0x7fff) == 0,
+           "partition keys are found, exactly or by partition");
+    int rc = gsi_port_find_pkey(m.root, p, 0x8002);
+    gradsync_last_error(&info);
+    tap_ok(rc == GRADSYNC_ERR_INVALID && strstr(info.message, "mlx5_0:1") &&
+               strstr(info.message, "0xffff, 0x0001, 0x8001"),
+           "%s", info.message);
+    tap_ok(gsi_port_find_pkey(m.root, &ports.items[1], 0x8001) == GRADSYNC_ERR_INVALID, "a port without a table");
+    gsi_ports_free(&ports);
+    machine_remove(&m);
+}
+
 /* States, a torn table, an old kernel, a card whose files cannot be read. */
 static void test_odd(void)
 {
@@ -212,6 +240,7 @@ int main(int argc, char **argv)
     test_soft_roce();
     if (argc > 1)
         test_real_copy(argv[1]);
+    test_pkeys();
     test_odd();
     test_names();
     test_memory();
