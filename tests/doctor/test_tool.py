@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """gradsync-doctor as scripts use it: options, exit status, JSON.
 
-usage: test_tool.py GRADSYNC_DOCTOR
+usage: test_tool.py GRADSYNC_DOCTOR GRADSYNC_RUN
 """
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import Dict, List
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 import tap  # noqa: E402
 
-TOOL = sys.argv[1]
+TOOL, LAUNCHER = sys.argv[1:3]
 PORT = "sys/class/infiniband/mlx5_0/ports/1/"
 FILES = {
     "sys/class/infiniband/mlx5_0/node_guid": "b859:9f03:0012:3456",
@@ -86,6 +86,43 @@ def check_json(folder: str) -> None:
     tap.ok(here["root"] is None and len(here["findings"]) >= len({f["id"] for f in findings}), "JSON: this machine")
 
 
+def run_hosts(ranks: int, *arguments: str, **variables: str) -> "subprocess.CompletedProcess[str]":
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("GRADSYNC_", "NCCL_"))}
+    command = [LAUNCHER, "-n", str(ranks), "--output", "raw", "--", TOOL, "--hosts", "--seconds", "0.05", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**environment, **variables}, timeout=100)
+
+
+def check_hosts() -> None:
+    """Ranks of one machine stand for hosts, and TCP for RDMA."""
+    for ranks, pairs in ((2, 1), (3, 3), (5, 5)):
+        result = run_hosts(ranks, "--json", GRADSYNC_TRANSPORT="tcp", GRADSYNC_IFNAME="lo")
+        try:
+            report = json.loads(result.stdout)
+        except ValueError:
+            tap.ok(False, "%d hosts: JSON" % ranks, result.stdout, result.stderr)
+            continue
+        rows = report["pairs"]
+        good = [p for p in rows if p["status"] == 0 and p["latency_us"] > 0 and p["gbps"] > 0 and p["gbps_back"] > 0]
+        tap.ok(len(rows) == len(good) == pairs, "%d hosts: %d pairs measured" % (ranks, pairs), result.stdout)
+        meets = {(p["from"], p["to"]) for p in rows}
+        tap.ok(
+            len(report["hosts"]) == ranks and len(meets) == pairs and {p["rail"] for p in rows} == {"lo"},
+            "%d hosts: each meets others, by the rail that is allowed" % ranks,
+            str(meets),
+        )
+        named = [f for f in report["findings"] if f["id"] == "tcp-fallback"]
+        tap.ok(named and all(f["hosts"] for f in named), "%d hosts: findings say where" % ranks, str(named))
+    text = run_hosts(2, "--only", "rail-failed,rail-apart", GRADSYNC_TRANSPORT="tcp", GRADSYNC_IFNAME="lo")
+    tap.ok(text.returncode == 0 and "(Gb/s)" in text.stdout, "as a table", text.stdout, text.stderr)
+    tap.ok(text.stdout.count("hosts: 0 errors") == 1, "one rank speaks for all", text.stdout)
+    wrong = run_hosts(2, "--only", "no-such", GRADSYNC_TRANSPORT="tcp")
+    tap.ok(wrong.returncode == 3 and wrong.stderr.count("there is no check") == 1, "wrong: all ranks fail", wrong.stderr)
+    alone = run("--hosts")
+    tap.ok(alone.returncode == 3 and "mpirun" not in alone.stdout and alone.stderr, "alone: says what to do", alone.stderr)
+    one = run_hosts(1)
+    tap.ok(one.returncode == 3 and "2 ranks or more" in one.stderr, "one rank is too few", one.stderr)
+
+
 def check_usage(folder: str) -> None:
     cases = (
         (["--only", "no-such"], "there is no check 'no-such'"),
@@ -95,6 +132,9 @@ def check_usage(folder: str) -> None:
         (["--peer"], "needs a value"),
         (["--frobnicate"], "unknown option"),
         (["extra"], "unexpected argument"),
+        (["--hosts", "--root", folder], "does not go with --root"),
+        (["--seconds", "0"], "--seconds '0'"),
+        (["--timeout", "x"], "--timeout 'x'"),
     )
     for arguments, words in cases:
         result = run(*arguments)
@@ -110,6 +150,7 @@ def main() -> int:
         check_status(folder)
         check_json(folder)
         check_usage(folder)
+    check_hosts()
     return tap.done()
 
 

@@ -9,6 +9,7 @@
 #include <gradsync/gradsync.h>
 
 #include "cli.h"
+#include "hosts.h"
 #include "report.h"
 
 static const char name[] = "gradsync-doctor";
@@ -20,6 +21,10 @@ static const char help[] =
     "\n"
     "  -p, --peer ADDRESS  an address that the RoCE ports should reach: 10.0.1.2, 10.0.1.0/24,\n"
     "                      fd00::2; several with commas or by repeating the option\n"
+    "  -H, --hosts         run by mpirun, srun, torchrun or gradsync-run on several hosts: the findings of\n"
+    "                      all, and latency and bandwidth of every pair of rails between them\n"
+    "      --seconds S     how long to measure each direction of a pair (default 0.2)\n"
+    "      --timeout S     how long to wait for a pair that does not answer (default 10)\n"
     "      --only IDS      only these checks: --only port-down,memlock\n"
     "      --skip IDS      all but these\n"
     "      --root DIR      look at a copy of another machine's /sys, /proc and /dev\n"
@@ -32,9 +37,12 @@ static const char help[] =
     "Exit status: 0 all well (there may be hints), 1 warnings, 2 errors; 3 if it could not look,\n"
     "or was called wrongly.\n";
 
-enum { OPT_ONLY = 256, OPT_SKIP, OPT_ROOT };
+enum { OPT_ONLY = 256, OPT_SKIP, OPT_ROOT, OPT_SECONDS, OPT_TIMEOUT };
 
 static const struct option longs[] = {{"peer", required_argument, NULL, 'p'},
+                                      {"hosts", no_argument, NULL, 'H'},
+                                      {"seconds", required_argument, NULL, OPT_SECONDS},
+                                      {"timeout", required_argument, NULL, OPT_TIMEOUT},
                                       {"only", required_argument, NULL, OPT_ONLY},
                                       {"skip", required_argument, NULL, OPT_SKIP},
                                       {"root", required_argument, NULL, OPT_ROOT},
@@ -49,7 +57,8 @@ typedef struct settings {
     char peers[1024]; /* "": none */
     char only[512], skip[512];
     const char *root;
-    int verbose, quiet, json;
+    int verbose, quiet, json, hosts;
+    double seconds, timeout_s;
 } settings;
 
 /* Appends "value" or ",value". */
@@ -82,6 +91,19 @@ static int take_option(int option, const char *value, settings *s)
             return -1;
         }
         return 0;
+    case OPT_SECONDS:
+        if (!cli_double(value, 0.001, 3600, &s->seconds))
+            return 0;
+        cli_usage_error(name, "--seconds '%s' is wrong: give 0.001 to 3600", value);
+        return -1;
+    case OPT_TIMEOUT:
+        if (!cli_double(value, 0.1, 3600, &s->timeout_s))
+            return 0;
+        cli_usage_error(name, "--timeout '%s' is wrong: give seconds, 0.1 to 3600", value);
+        return -1;
+    case 'H':
+        s->hosts = 1;
+        return 0;
     case 'v':
         s->verbose = 1;
         return 0;
@@ -109,23 +131,24 @@ static int check_ids(const report *r, const char *option, const char *list)
 }
 
 /* Of a copy, its own name if it has one. */
-static void read_host(const char *root, char *host, size_t room)
+static void read_host(const char *root, char *text, size_t room)
 {
     struct utsname u;
     char path[4096];
 
-    snprintf(host, room, "%s", uname(&u) ? "this machine" : u.nodename);
+    snprintf(text, room, "%s", uname(&u) ? "this machine" : u.nodename);
     if (!root)
         return;
-    snprintf(host, room, "a machine");
+    snprintf(text, room, "a machine");
     snprintf(path, sizeof path, "%s/proc/sys/kernel/hostname", root);
     FILE *f = fopen(path, "re");
-    if (f && fgets(host, (int)room, f))
-        host[strcspn(host, "\n")] = 0;
+    if (f && fgets(text, (int)room, f))
+        text[strcspn(text, "\n")] = 0;
     if (f)
         fclose(f);
 }
 
+/* This machine's findings, or the copy's. */
 static int examine(const settings *s, report *r)
 {
     int rc = gradsync_diagnose(s->root, s->peers[0] ? s->peers : NULL, report_add, r);
@@ -139,22 +162,60 @@ static int examine(const settings *s, report *r)
             cli_error(name, "%s", rc ? info.message : "out of memory");
         return -1;
     }
+    return 0;
+}
+
+/* Prints what the options let pass; returns the exit status. */
+static int tell(const settings *s, report *r, const survey *rails)
+{
     if (check_ids(r, "--only", s->only) || check_ids(r, "--skip", s->skip))
-        return -1;
+        return DOCTOR_EXIT_FAILED;
     report_filter(r, s->only[0] ? s->only : NULL, s->skip[0] ? s->skip : NULL);
     r->root = s->root;
-    read_host(s->root, r->host, sizeof r->host);
-    return 0;
+    if (rails)
+        snprintf(r->host, sizeof r->host, "%d hosts", rails->nhosts);
+    else
+        read_host(s->root, r->host, sizeof r->host);
+    if (s->json && !s->quiet) {
+        puts("{");
+        report_json(r);
+        if (rails)
+            rails_json(rails);
+        puts("\n}");
+    } else if (!s->quiet) {
+        if (rails)
+            rails_text(rails);
+        report_text(r, s->verbose);
+    }
+    return cli_close_stdout(name) ? DOCTOR_EXIT_FAILED : report_status(r);
+}
+
+/* On several hosts: rank 0 tells, all have its status. */
+static int survey_hosts(const settings *s, const report *mine)
+{
+    hosts_config config = {.seconds = s->seconds, .timeout_ms = (int64_t)(s->timeout_s * 1000)};
+    report all = {.n = 0};
+    hosts h;
+    int status = DOCTOR_EXIT_FAILED;
+
+    if (!hosts_survey(name, &config, mine, &h, &all)) {
+        if (!h.rank)
+            status = all.failed ? DOCTOR_EXIT_FAILED : tell(s, &all, &h.s);
+        status = hosts_status(&h, status);
+    }
+    hosts_end(&h);
+    report_free(&all);
+    return status;
 }
 
 int main(int argc, char **argv)
 {
-    static settings s;
+    static settings s = {.seconds = 0.2, .timeout_s = 10};
     report r = {.n = 0};
     int option;
 
     opterr = 0;
-    while ((option = getopt_long(argc, argv, ":p:vqjhV", longs, NULL)) != -1) {
+    while ((option = getopt_long(argc, argv, ":p:HvqjhV", longs, NULL)) != -1) {
         if (option == 'h' || option == 'V') {
             if (option == 'h')
                 fputs(help, stdout);
@@ -173,18 +234,11 @@ int main(int argc, char **argv)
         cli_usage_error(name, "unexpected argument '%s'", argv[optind]);
         return DOCTOR_EXIT_FAILED;
     }
-    if (examine(&s, &r)) {
-        report_free(&r);
+    if (s.hosts && s.root) {
+        cli_usage_error(name, "--hosts measures real machines: it does not go with --root");
         return DOCTOR_EXIT_FAILED;
     }
-    int status = report_status(&r);
-    if (s.json && !s.quiet) {
-        puts("{");
-        report_json(&r);
-        puts("\n}");
-    } else if (!s.quiet) {
-        report_text(&r, s.verbose);
-    }
+    int status = examine(&s, &r) ? DOCTOR_EXIT_FAILED : s.hosts ? survey_hosts(&s, &r) : tell(&s, &r, NULL);
     report_free(&r);
-    return cli_close_stdout(name) ? DOCTOR_EXIT_FAILED : status;
+    return status;
 }

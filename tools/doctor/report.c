@@ -9,32 +9,59 @@
 
 enum { INDENT = 9, NARROW = 60, WIDTH = 100 };
 
+static report_item *add(report *r, const gradsync_finding *finding)
+{
+    if ((r->n & (r->n - 1)) == 0) { /* room doubles at each power of two */
+        report_item *more = realloc(r->items, (r->n ? (size_t)r->n * 2 : 1) * sizeof *more);
+        if (!more) {
+            r->failed = 1;
+            return NULL;
+        }
+        r->items = more;
+    }
+    report_item *item = &r->items[r->n++];
+    *item = (report_item){.f = *finding};
+    return item;
+}
+
 void report_add(void *arg, const gradsync_finding *finding)
 {
     report *r = arg;
 
-    if ((r->n & (r->n - 1)) == 0) { /* room doubles at each power of two */
-        gradsync_finding *more = realloc(r->findings, (r->n ? (size_t)r->n * 2 : 1) * sizeof *more);
-        if (!more) {
-            r->failed = 1;
-            return;
-        }
-        r->findings = more;
-    }
     if (!r->failed)
-        r->findings[r->n++] = *finding;
+        add(r, finding);
+}
+
+void report_add_of(report *r, const gradsync_finding *finding, const char *host)
+{
+    report_item *item = NULL;
+
+    for (int i = 0; i < r->n && !item; i++) {
+        const gradsync_finding *f = &r->items[i].f;
+        if (r->items[i].hosts && f->severity == finding->severity && !strcmp(f->id, finding->id) &&
+            !strcmp(f->subject, finding->subject) && !strcmp(f->cause, finding->cause))
+            item = &r->items[i];
+    }
+    if (!item && (r->failed || !(item = add(r, finding))))
+        return;
+    size_t at = strlen(item->where), room = sizeof item->where;
+    if (at + strlen(host) + 24 < room)
+        snprintf(item->where + at, room - at, "%s%s", item->hosts ? ", " : "", host);
+    else if (at < 3 || strcmp(item->where + at - 3, "...") != 0)
+        snprintf(item->where + at, room - at, ", ...");
+    item->hosts++;
 }
 
 void report_free(report *r)
 {
-    free(r->findings);
+    free(r->items);
     *r = (report){.n = 0};
 }
 
 int report_has_id(const report *r, const char *id)
 {
     for (int i = 0; i < r->n; i++)
-        if (!strcmp(r->findings[i].id, id))
+        if (!strcmp(r->items[i].f.id, id))
             return 1;
     return 0;
 }
@@ -55,8 +82,8 @@ void report_filter(report *r, const char *only, const char *skip)
     int n = 0;
 
     for (int i = 0; i < r->n; i++)
-        if ((!only || names(only, r->findings[i].id)) && (!skip || !names(skip, r->findings[i].id)))
-            r->findings[n++] = r->findings[i];
+        if ((!only || names(only, r->items[i].f.id)) && (!skip || !names(skip, r->items[i].f.id)))
+            r->items[n++] = r->items[i];
     r->n = n;
 }
 
@@ -65,7 +92,7 @@ int report_count(const report *r, int severity)
     int n = 0;
 
     for (int i = 0; i < r->n; i++)
-        n += r->findings[i].severity == severity;
+        n += r->items[i].f.severity == severity;
     return n;
 }
 
@@ -145,10 +172,12 @@ void report_text(const report *r, int all)
 
     for (size_t s = 0; s < (all ? 5 : 3); s++) {
         for (int i = 0; i < r->n; i++) {
-            const gradsync_finding *f = &r->findings[i];
+            const gradsync_finding *f = &r->items[i].f;
             if (f->severity != order[s])
                 continue;
             printf("%-*s%s%s%s", INDENT, severity_name(f->severity), f->id, f->subject[0] ? "  " : "", f->subject);
+            if (r->items[i].hosts)
+                printf("  on %s", r->items[i].where);
             if (f->severity == GRADSYNC_FINDING_OK || (f->severity == GRADSYNC_FINDING_SKIPPED && !f->remedy[0])) {
                 printf(": %s\n", f->cause);
                 continue;
@@ -200,9 +229,13 @@ void report_json(const report *r)
            report_status(r), report_count(r, GRADSYNC_FINDING_ERROR), report_count(r, GRADSYNC_FINDING_WARNING),
            report_count(r, GRADSYNC_FINDING_HINT));
     for (int i = 0; i < r->n; i++) {
-        const gradsync_finding *f = &r->findings[i];
+        const gradsync_finding *f = &r->items[i].f;
         printf("%s\n    {\"id\": ", i ? "," : "");
         json_text(f->id);
+        if (r->items[i].hosts) {
+            printf(", \"hosts\": ");
+            json_text(r->items[i].where);
+        }
         printf(", \"severity\": \"%s\", \"subject\": ", severity_name(f->severity));
         json_text(f->subject);
         printf(",\n     \"cause\": ");

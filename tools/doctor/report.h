@@ -12,16 +12,25 @@ enum {
     DOCTOR_EXIT_FAILED = 3 /* it could not look, or was called wrongly */
 };
 
+/* A finding, and where: "" for this machine, "host1, host2" if several found the same. */
+typedef struct report_item {
+    gradsync_finding f;
+    char where[160];
+    int hosts; /* how many */
+} report_item;
+
 typedef struct report {
     char host[72];    /* whose findings these are */
     const char *root; /* NULL: this machine */
-    gradsync_finding *findings;
+    report_item *items;
     int n;
     int failed; /* 1: memory ran out */
 } report;
 
 /* A gradsync_finding_fn with a report as its argument. */
 void report_add(void *arg, const gradsync_finding *finding);
+/* The same of a named host; what several hosts find alike becomes one item. */
+void report_add_of(report *r, const gradsync_finding *finding, const char *host);
 void report_free(report *r);
 /* "port-down": 1 if any finding has this id. */
 int report_has_id(const report *r, const char *id);
