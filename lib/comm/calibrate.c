@@ -20,42 +20,60 @@ enum {
     CACHED_BYTES = 64 << 10,
     MEMORY_BYTES = 2 << 20,
     REMEMBERED = 16,
-    FIGURES = 9,
+    FIGURES = 12,
+    WIRE_POSTS = 4,        /* collectives in flight at once: as many as there are lanes */
+    WIRE_LEAST = 32 << 10, /* bytes that a rank sends, at first */
+    WIRE_MOST = 2 << 20,
+    WIRE_SURE_US = 1500, /* a measurement that took so long is good enough */
 };
 
 /* What is measured, as times: the greatest is the slowest rank's. */
 typedef struct figures {
     double signal_us, step_us, put_us, copy_ns_per_byte, reduce_ns_per_byte, mem_copy_ns_per_byte,
-        mem_reduce_ns_per_byte, transfer_ns_per_byte, ranks_per_core;
+        mem_reduce_ns_per_byte, transfer_ns_per_byte, ranks_per_core, wire_us, message_us, wire_ns_per_byte;
 } figures;
 _Static_assert(sizeof(figures) == FIGURES * sizeof(double), "figures are agreed on as an array of doubles");
 
 static struct {
-    int n;
+    int n, hosts;
+    char transport[16];
     figures f;
 } remembered[REMEMBERED];
 static int remembered_count;
 static pthread_mutex_t remembered_lock = PTHREAD_MUTEX_INITIALIZER;
 
-static int recall(int n, figures *f)
+static int hosts_of(const gradsync_comm *comm)
+{
+    return comm->engine.hosts ? comm->engine.hosts->hosts : 1;
+}
+
+static int is_of(int i, const gradsync_comm *comm)
+{
+    return remembered[i].n == comm->engine.n && remembered[i].hosts == hosts_of(comm) &&
+           !strcmp(remembered[i].transport, comm->transport);
+}
+
+static int recall(const gradsync_comm *comm, figures *f)
 {
     int found = 0;
     pthread_mutex_lock(&remembered_lock);
     for (int i = 0; i < remembered_count && !found; i++)
-        if (remembered[i].n == n)
+        if (is_of(i, comm))
             *f = remembered[i].f, found = 1;
     pthread_mutex_unlock(&remembered_lock);
     return found;
 }
 
-static void remember(int n, const figures *f)
+static void remember(const gradsync_comm *comm, const figures *f)
 {
     pthread_mutex_lock(&remembered_lock);
     int at = 0;
-    while (at < remembered_count && remembered[at].n != n)
+    while (at < remembered_count && !is_of(at, comm))
         at++;
     if (at < REMEMBERED) {
-        remembered[at].n = n;
+        remembered[at].n = comm->engine.n;
+        remembered[at].hosts = hosts_of(comm);
+        memcpy(remembered[at].transport, comm->transport, sizeof remembered[at].transport);
         remembered[at].f = *f;
         remembered_count = at == remembered_count ? at + 1 : remembered_count;
     }
@@ -123,6 +141,79 @@ static int measure_transfer(gradsync_comm *comm, figures *f)
     return rc;
 }
 
+/* Several barriers in flight, so that their messages queue up: what each costs beyond the first. */
+static int measure_messages(gradsync_comm *comm, figures *f)
+{
+    gsi_call call = {.coll = GRADSYNC_BARRIER, .esize = 1, .timeout_ms = comm->timeout_ms, .tag = GSI_TAG_CALIBRATE};
+    gsi_op *ops[WIRE_POSTS];
+    double least = 1e9;
+    int rc = 0, progress = comm->engine.progress;
+
+    comm->engine.progress = GRADSYNC_PROGRESS_MANUAL; /* no thread is needed for this */
+    for (int b = 0; !rc && b < BATCHES; b++) {
+        int posted = 0;
+        uint64_t start = gsi_ticks();
+        while (!rc && posted < WIRE_POSTS) {
+            rc = gsi_engine_post(&comm->engine, &call, &ops[posted]);
+            posted += !rc;
+        }
+        for (int i = 0; i < posted; i++) {
+            int ended = gsi_engine_wait(ops[i]);
+            rc = rc ? rc : ended;
+            gsi_engine_release(ops[i]);
+        }
+        double us = gsi_ticks_us(gsi_ticks() - start);
+        least = us < least ? us : least;
+    }
+    comm->engine.progress = progress;
+    double each = (least - f->wire_us) / ((WIRE_POSTS - 1) * (comm->engine.n > 1 ? comm->engine.n - 1 : 1));
+    f->message_us = each > f->wire_us / 20 ? each : f->wire_us / 20;
+    return rc;
+}
+
+/* All ranks send the same amount to others, more and more of it, until it takes long enough to be sure of. */
+static int measure_rate(gradsync_comm *comm, figures *f)
+{
+    int n = comm->engine.n, rc = 0;
+    uint64_t most = WIRE_MOST / (uint64_t)n, bytes = WIRE_LEAST / (uint64_t)n;
+    char *room = gsi_calloc_aligned(((uint64_t)n + 1) * most);
+    double us = 0;
+
+    for (bytes = bytes / 64 * 64 + 64; !rc && bytes <= most; bytes *= 2) {
+        gsi_call call = {.send = room ? room + (uint64_t)n * most : NULL,
+                         .recv = room,
+                         .count = bytes,
+                         .esize = 1,
+                         .coll = GRADSYNC_ALL_GATHER,
+                         .dtype = GRADSYNC_U8,
+                         .algo = GRADSYNC_ALGO_RING,
+                         .timeout_ms = comm->timeout_ms,
+                         .tag = GSI_TAG_CALIBRATE};
+        if (!room) /* the others' figures count; but they wait for this rank's part */
+            return gsi_fail(GRADSYNC_ERR_NOMEM, "no memory to measure the rails with");
+        rc = run(comm, GRADSYNC_BARRIER, NULL, 0);
+        uint64_t start = gsi_ticks();
+        if (!rc)
+            rc = gsi_engine_run(&comm->engine, &call);
+        us = gsi_ticks_us(gsi_ticks() - start);
+        double sent = (double)bytes * (n - 1), latency = f->wire_us * (n - 1);
+        f->wire_ns_per_byte = (us > 2 * latency ? us - latency : us / 2) * 1000 / sent;
+        if (!rc)
+            rc = run(comm, GRADSYNC_ALL_REDUCE, &us, 1); /* all go on, or none */
+        if (us > WIRE_SURE_US)
+            break;
+    }
+    free(room);
+    return rc;
+}
+
+static int measure_wire(gradsync_comm *comm, figures *f)
+{
+    f->wire_us = f->signal_us; /* a barrier is one message to everyone */
+    int rc = measure_messages(comm, f);
+    return rc ? rc : measure_rate(comm, f);
+}
+
 /* ns per byte of one copy (src NULL: of a two-source sum, per byte of source). */
 static double time_pass(char *dst, char *src, char *other, uint64_t bytes)
 {
@@ -174,7 +265,7 @@ static double positive(double v, double otherwise)
     return v > 1e-6 ? v : otherwise;
 }
 
-static void to_costs(const figures *f, gsi_costs *c)
+static void to_costs(const figures *f, int wire, gsi_costs *c)
 {
     long cache = sysconf(_SC_LEVEL2_CACHE_SIZE);
     *c = (gsi_costs){
@@ -189,6 +280,12 @@ static void to_costs(const figures *f, gsi_costs *c)
         .cache_bytes = cache > 0 ? (double)cache : 1 << 20,
         .ranks_per_core = f->ranks_per_core,
     };
+    if (!wire)
+        return;
+    c->wire_us = positive(f->wire_us, 5);
+    c->message_us = positive(f->message_us, 1);
+    c->wire_GBps = 1 / positive(f->wire_ns_per_byte, 1);
+    c->message_bytes = c->message_us * 1000 * c->wire_GBps;
 }
 
 int gsi_comm_calibrate(gradsync_comm *comm)
@@ -197,18 +294,20 @@ int gsi_comm_calibrate(gradsync_comm *comm)
     long cpus = sysconf(_SC_NPROCESSORS_ONLN);
     int local = e->ep->local_ranks;
     /* Enough to run the measurements themselves with. */
-    figures f = {1, 0.05, 0.5, 0.05, 0.05, 0.1, 0.05, 0, 1};
+    figures f = {1, 0.05, 0.5, 0.05, 0.05, 0.1, 0.05, 0, 1, 5, 1, 1};
     gsi_costs costs;
 
-    to_costs(&f, &costs);
+    to_costs(&f, e->hosts != NULL, &costs);
     gsi_engine_set_costs(e, &costs);
-    double news = recall(e->n, &f) ? 0 : 1; /* 1 if anyone has to measure: then all do */
+    double news = recall(comm, &f) ? 0 : 1; /* 1 if anyone has to measure: then all do */
     int rc = run(comm, GRADSYNC_ALL_REDUCE, &news, 1);
     if (!rc && news > 0) {
         f.ranks_per_core = cpus > 0 && local > cpus ? (double)local / (double)cpus : 1;
         rc = measure_signal(comm, &f);
         if (!rc && e->ep->loadstore)
             rc = measure_transfer(comm, &f);
+        if (!rc && e->hosts)
+            rc = measure_wire(comm, &f);
         if (!rc)
             rc = measure_memory(comm, &f);
     }
@@ -216,8 +315,8 @@ int gsi_comm_calibrate(gradsync_comm *comm)
         rc = run(comm, GRADSYNC_ALL_REDUCE, (double *)&f, FIGURES);
     if (rc)
         return rc;
-    remember(e->n, &f);
-    to_costs(&f, &costs);
+    remember(comm, &f);
+    to_costs(&f, e->hosts != NULL, &costs);
     gsi_engine_set_costs(e, &costs);
     /* The calibration's own collectives are not the user's. */
     memset(&e->counters, 0, sizeof e->counters);

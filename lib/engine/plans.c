@@ -34,6 +34,8 @@ void gsi_engine_choose(const gsi_engine *e, const gsi_call *call, int shareable,
         .slot_bytes = e->ep->slot_bytes,
         .stage_bytes = e->ep->stage_bytes,
         .loadstore = e->ep->loadstore,
+        .hosts = e->hosts,
+        .share = shareable && !head && !tail,
     };
     gsi_select(&e->costs, &args, brief, out);
 }
