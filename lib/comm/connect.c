@@ -36,6 +36,7 @@ typedef struct joining {
     gsi_offered *offered;
     gsi_offer *offers;    /* n */
     gsi_net_pairs *pairs; /* n */
+    uint32_t *used;       /* n: a bit for each rail of a rank's offer that it uses with anybody */
     int listen_fd;
     gsi_endpoint *shm, *net;
     char no_verbs[400];
@@ -149,17 +150,31 @@ static int is_remote(const joining *j, int a, int b)
     return a != b && (j->hosts == 1 || j->host[a] != j->host[b]);
 }
 
-/* Can all ranks that need it talk over this wire? Every rank comes to the same result. */
+static uint32_t bits_of(const uint8_t *rails, int count)
+{
+    uint32_t bits = 0;
+    for (int k = 0; k < count; k++)
+        bits |= 1u << rails[k];
+    return bits;
+}
+
+/* Can all ranks that need it talk over this wire? And over which of their rails? Every rank comes to the same. */
 static int wire_works(joining *j, int wire, char *why, size_t room)
 {
     gsi_net_pairs pairs;
     char reason[200];
     int n = j->a->n;
 
+    memset(j->used, 0, (size_t)n * sizeof *j->used);
     for (int a = 0; a < n; a++)
         for (int b = a + 1; b < n; b++) {
-            if (!is_remote(j, a, b) || gsi_offer_pair(wire, &j->offers[a], &j->offers[b], 1, &pairs, NULL, reason, 200))
+            if (!is_remote(j, a, b))
                 continue;
+            if (gsi_offer_pair(wire, &j->offers[a], &j->offers[b], 1, &pairs, NULL, reason, sizeof reason)) {
+                j->used[a] |= bits_of(pairs.mine, pairs.count);
+                j->used[b] |= bits_of(pairs.theirs, pairs.count);
+                continue;
+            }
             const gsi_offer *lacks = !j->offers[a].nverbs ? &j->offers[a] : &j->offers[b];
             int who = lacks == &j->offers[a] ? a : b;
             if (wire == GSI_WIRE_VERBS && !lacks->nverbs)
@@ -249,6 +264,12 @@ static int make_shm(joining *j)
 
 /* ---- Round 3: connections ------------------------------------------------------------------------ */
 
+/* The place of a rail of the offer among those that are opened. */
+static uint8_t place_of(uint32_t used, int rail)
+{
+    return (uint8_t)__builtin_popcount(used & ((1u << rail) - 1));
+}
+
 /* Which rails are used with whom; returns the most connections that any rail has. */
 static int pair_up(joining *j, int my_gids[GSI_NET_RAILS])
 {
@@ -262,9 +283,13 @@ static int pair_up(joining *j, int my_gids[GSI_NET_RAILS])
             continue;
         gsi_offer_pair(j->wire, &j->offers[rank], &j->offers[r], j->offered->settings.qps_per_connection, &j->pairs[r],
                        my_gids, why, sizeof why);
-        for (int k = 0; k < j->pairs[r].count; k++)
-            if (++used[j->pairs[r].mine[k]] > most)
-                most = used[j->pairs[r].mine[k]];
+        for (int k = 0; k < j->pairs[r].count; k++) {
+            uint8_t *mine = &j->pairs[r].mine[k], *theirs = &j->pairs[r].theirs[k];
+            *mine = place_of(j->used[rank], *mine);
+            *theirs = place_of(j->used[r], *theirs);
+            if (++used[*mine] > most)
+                most = used[*mine];
+        }
     }
     return most;
 }
@@ -292,7 +317,7 @@ static int prepare_net(joining *j, plug *own)
     if (j->shm)
         config.stage = j->shm->ops->stage(j->shm, j->shm->rank);
     int most = pair_up(j, my_gids);
-    int rc = gsi_offer_open(j->offered, j->wire, my_gids, most, &config);
+    int rc = gsi_offer_open(j->offered, j->wire, j->used[j->a->rank], my_gids, most, &config);
     if (!rc)
         rc = gsi_net_prepare(&config, &own->card, own->rows, &j->net);
     free(peers);
@@ -435,7 +460,8 @@ int gsi_connect(const gsi_connect_args *a, gsi_connected *out)
     j.offered = gsi_calloc(1, sizeof *j.offered);
     j.offers = gsi_calloc(n, sizeof *j.offers);
     j.pairs = gsi_calloc(n, sizeof *j.pairs);
-    if (!j.addresses || !j.host || !j.offered || !j.offers || !j.pairs)
+    j.used = gsi_calloc(n, sizeof *j.used);
+    if (!j.addresses || !j.host || !j.offered || !j.offers || !j.pairs || !j.used)
         rc = gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for %d ranks", a->n);
     else
         rc = exchange_addresses(&j, rc, &shm, &exchanged);
@@ -465,5 +491,6 @@ int gsi_connect(const gsi_connect_args *a, gsi_connected *out)
     free(j.offered);
     free(j.offers);
     free(j.pairs);
+    free(j.used);
     return rc;
 }

@@ -51,30 +51,45 @@ static void note_no_verbs(const gsi_ports *ports, const gsi_rails *rails, gsi_of
                  rails->verdicts[0].reason);
 }
 
-static int offer_ports(const gsi_ports *ports, const gsi_rails *rails, const gsi_log *log, gsi_offered *out)
+/* 1 if the port is on the list now, 0 if it cannot be, or INVALID. */
+static int offer_port(const gsi_port *port, const char *reason, const gsi_log *log, gsi_offered *out)
 {
     gsi_offer *offer = &out->offer;
+    int at = offer->nverbs;
 
-    for (int i = 0; i < rails->nrails && offer->nverbs < GSI_NET_RAILS; i++) {
-        int p = rails->rails[i].port, at = offer->nverbs;
-        if (gsi_rail_end_make(&ports->items[p], &out->settings, &offer->verbs[at])) {
-            gradsync_error_info info = GRADSYNC_ERROR_INFO_INIT;
-            gradsync_last_error(&info);
-            if (info.code == GRADSYNC_ERR_INVALID)
-                return info.code; /* what the operator asked for cannot be had: not to be passed over */
-            gsi_logf(log, GRADSYNC_LOG_WARN, "%s is not used: %s", ports->items[p].device, info.message);
-            snprintf(offer->no_verbs, sizeof offer->no_verbs, "%.190s", info.message);
-            continue;
-        }
-        int rc = config_of_port(&ports->items[p], &out->settings, &out->verbs[at]);
-        if (rc)
-            return rc;
-        snprintf(out->verbs_why[at], sizeof out->verbs_why[at], "%.159s", rails->verdicts[p].reason);
-        offer->nverbs++;
+    if (at == GSI_NET_RAILS)
+        return 0;
+    if (gsi_rail_end_make(port, &out->settings, &offer->verbs[at])) {
+        gradsync_error_info info = GRADSYNC_ERROR_INFO_INIT;
+        gradsync_last_error(&info);
+        if (info.code == GRADSYNC_ERR_INVALID)
+            return info.code; /* what the operator asked for cannot be had: not to be passed over */
+        gsi_logf(log, GRADSYNC_LOG_WARN, "%s is not used: %s", port->device, info.message);
+        snprintf(offer->no_verbs, sizeof offer->no_verbs, "%.190s", info.message);
+        return 0;
     }
+    config_of_port(port, &out->settings, &out->verbs[at]);
+    snprintf(out->verbs_why[at], sizeof out->verbs_why[at], "%.159s", reason);
+    offer->nverbs++;
+    return 1;
+}
+
+/* This rank's own rails; behind them the others of the host, for peers that its own do not reach. */
+static int offer_ports(const gsi_ports *ports, const gsi_rails *rails, const gsi_log *log, gsi_offered *out)
+{
+    int rc = 0;
+
+    for (int i = 0; i < rails->nrails && rc >= 0; i++) {
+        int p = rails->rails[i].port;
+        rc = offer_port(&ports->items[p], rails->verdicts[p].reason, log, out);
+    }
+    out->offer.nnear = out->offer.nverbs;
+    for (int p = 0; p < ports->n && rc >= 0 && out->offer.nnear; p++)
+        if (rails->verdicts[p].usable && rails->verdicts[p].rail < 0)
+            rc = offer_port(&ports->items[p], "for peers that the rank's own rails do not reach", log, out);
     if (!rails->nrails)
-        note_no_verbs(ports, rails, offer);
-    return 0;
+        note_no_verbs(ports, rails, &out->offer);
+    return rc < 0 ? rc : 0;
 }
 
 static int offer_verbs(const gsi_place *places, int nlocal, int me, const gsi_log *log, gsi_offered *out)
@@ -180,14 +195,44 @@ int gsi_offer_make(int wire, const gsi_place *places, int nlocal, int me, const 
 
 /* ---- Between two ranks -------------------------------------------------------------------- */
 
+static int is_direct(const gsi_rail_pair *pair)
+{
+    return pair->match == GSI_GID_SUBNET || pair->match == GSI_GID_LINK_LOCAL;
+}
+
+/* The two ranks' own rails; if these are on different subnets, which may or may not be routed, any rails that share
+ * one and are one of the two's own, or else at least share one. */
+static int pair_ports(const gsi_offer *mine, const gsi_offer *theirs, gsi_rail_pair *pairs, char *why, size_t room)
+{
+    gsi_rail_pair wide[GSI_NET_CONNS];
+    int count = gsi_rails_pair(mine->verbs, mine->nnear, theirs->verbs, theirs->nnear, GSI_NET_CONNS, pairs, why, room);
+    int direct = 0, kept = 0;
+
+    for (int k = 0; k < count; k++)
+        direct += is_direct(&pairs[k]);
+    if (count && direct == count)
+        return count;
+    if (direct) { /* the routed ones are not needed */
+        for (int k = 0; k < count; k++)
+            if (is_direct(&pairs[k]))
+                pairs[kept++] = pairs[k];
+        return kept;
+    }
+    int n = gsi_rails_pair(mine->verbs, mine->nverbs, theirs->verbs, theirs->nverbs, GSI_NET_CONNS, wide, why, room);
+    for (int own = 1; own >= 0 && !kept; own--)
+        for (int k = 0; k < n; k++)
+            if (is_direct(&wide[k]) && (!own || wide[k].mine < mine->nnear || wide[k].theirs < theirs->nnear))
+                pairs[kept++] = wide[k];
+    return kept ? kept : count;
+}
+
 int gsi_offer_pair(int wire, const gsi_offer *mine, const gsi_offer *theirs, int qps, gsi_net_pairs *out,
                    int my_gids[GSI_NET_RAILS], char *why, size_t room)
 {
     gsi_rail_pair pairs[GSI_NET_CONNS];
-    int verbs = wire == GSI_WIRE_VERBS;
-    int count = gsi_rails_pair(verbs ? mine->verbs : mine->tcp, verbs ? mine->nverbs : mine->ntcp,
-                               verbs ? theirs->verbs : theirs->tcp, verbs ? theirs->nverbs : theirs->ntcp,
-                               GSI_NET_CONNS, pairs, why, room);
+    int count = wire == GSI_WIRE_VERBS
+                    ? pair_ports(mine, theirs, pairs, why, room)
+                    : gsi_rails_pair(mine->tcp, mine->ntcp, theirs->tcp, theirs->ntcp, GSI_NET_CONNS, pairs, why, room);
 
     out->count = 0;
     for (int q = 0; q < (qps > 0 ? qps : 1); q++)
@@ -200,8 +245,8 @@ int gsi_offer_pair(int wire, const gsi_offer *mine, const gsi_offer *theirs, int
     return out->count;
 }
 
-int gsi_offer_open(const gsi_offered *offered, int wire, const int my_gids[GSI_NET_RAILS], int connections,
-                   gsi_net_config *out)
+int gsi_offer_open(const gsi_offered *offered, int wire, uint32_t used, const int my_gids[GSI_NET_RAILS],
+                   int connections, gsi_net_config *out)
 {
     int verbs = wire == GSI_WIRE_VERBS, n = verbs ? offered->offer.nverbs : offered->offer.ntcp;
     gsi_rail_open_fn open = gsi_tcp_rail_open;
@@ -209,13 +254,15 @@ int gsi_offer_open(const gsi_offered *offered, int wire, const int my_gids[GSI_N
 
     out->nrails = 0;
     for (int i = 0; !rc && i < n; i++) {
+        if (!(used >> i & 1))
+            continue;
         gsi_rail_config config = verbs ? offered->verbs[i] : offered->tcp[i];
         const gsi_rail_end *end = verbs ? &offered->offer.verbs[i] : &offered->offer.tcp[i];
         if (verbs && end->ngids)
             config.gid_index = end->gids[my_gids[i] >= 0 ? my_gids[i] : 0].index;
         config.connections = connections;
-        rc = open(&config, &out->rails[i]);
-        out->reasons[i] = verbs ? offered->verbs_why[i] : offered->tcp_why[i];
+        rc = open(&config, &out->rails[out->nrails]);
+        out->reasons[out->nrails] = verbs ? offered->verbs_why[i] : offered->tcp_why[i];
         out->nrails += !rc;
     }
     while (rc && out->nrails > 0) {

@@ -12,6 +12,8 @@
 typedef struct gsi_offer {
     int32_t status; /* 0, or the error that keeps this rank from joining */
     int32_t nverbs, ntcp;
+    int32_t nnear; /* of the verbs rails, the first so many are this rank's own; the others are for peers whose own
+                      rails are on other subnets */
     gsi_rail_end verbs[GSI_NET_RAILS], tcp[GSI_NET_RAILS];
     char no_verbs[200]; /* why there is no RDMA, if there is none */
     char error[200];
@@ -31,8 +33,10 @@ int gsi_offer_make(int wire, const gsi_place *places, int nlocal, int me, const 
 /* The rails of two ranks that talk to each other over `wire`; 0: none, and why. At most GSI_NET_CONNS. */
 int gsi_offer_pair(int wire, const gsi_offer *mine, const gsi_offer *theirs, int qps, gsi_net_pairs *out,
                    int my_gids[GSI_NET_RAILS], char *why, size_t room);
-/* Opens the rails of `wire`. my_gids: the position of the GID to use on each; -1: the first. On error none is open. */
-int gsi_offer_open(const gsi_offered *offered, int wire, const int my_gids[GSI_NET_RAILS], int connections,
-                   gsi_net_config *out);
+/* Symmetric: mine[k] and theirs[k] index the offers' lists. */
+/* Opens those rails of `wire` whose bits are set in `used`, in order. my_gids: the position of the GID to use on each;
+ * -1: the first. On error none is open. */
+int gsi_offer_open(const gsi_offered *offered, int wire, uint32_t used, const int my_gids[GSI_NET_RAILS],
+                   int connections, gsi_net_config *out);
 
 #endif
