@@ -223,6 +223,26 @@ static void test_refusals(void)
     REFUSED(GRADSYNC_ERR_INVALID, "elements of three bytes");
     a = args_of(GRADSYNC_ALGO_PAIRWISE, GRADSYNC_ALL_GATHER, 8, UINT64_MAX / 16);
     REFUSED(GRADSYNC_ERR_INVALID, "a result that does not fit in memory");
+    a = args_of(GRADSYNC_ALGO_HIER, GRADSYNC_ALL_REDUCE, 4, 100);
+    a.hosts = NULL;
+    REFUSED(GRADSYNC_ERR_UNSUPPORTED, "a hierarchy of one host");
+    a = args_of(GRADSYNC_ALGO_HIER, GRADSYNC_REDUCE_SCATTER, 4, 100);
+    a.flags = GRADSYNC_ORDERED;
+    REFUSED(GRADSYNC_ERR_UNSUPPORTED, "an ordered hierarchical reduce-scatter");
+    static const int32_t turns[4] = {0, 1, 0, 1};
+    gsi_hosts *dealt;
+    if (gsi_hosts_make(turns, 4, &dealt))
+        abort();
+    a = args_of(GRADSYNC_ALGO_HIER, GRADSYNC_ALL_REDUCE, 4, 100);
+    a.hosts = dealt;
+    a.flags = GRADSYNC_ORDERED;
+    REFUSED(GRADSYNC_ERR_UNSUPPORTED, "an ordered hierarchy of hosts whose ranks are no neighbours");
+    a.n = 3;
+    REFUSED(GRADSYNC_ERR_INVALID, "hosts of another number of ranks");
+    a = args_of(GRADSYNC_ALGO_STAGED, GRADSYNC_ALL_REDUCE, 4, 100);
+    a.hosts = dealt;
+    REFUSED(GRADSYNC_ERR_UNSUPPORTED, "loads and stores between two hosts");
+    free(dealt);
 #undef REFUSED
 }
 
@@ -286,6 +306,48 @@ static void test_order(void)
     gsi_plan_free(plans[0]);
 }
 
+static void test_hosts(void)
+{
+    static const int32_t host[7] = {9, -4, 9, 2, -4, 9, 2};
+    static const int32_t of[7] = {0, 1, 0, 2, 1, 0, 2}, index[7] = {0, 0, 1, 0, 1, 2, 1};
+    static const int32_t order[7] = {0, 2, 5, 1, 4, 3, 6}, first[4] = {0, 3, 5, 7};
+    gsi_hosts *h = NULL;
+    int rc = gsi_hosts_make(host, 7, &h);
+
+    tap_ok(!rc && h->n == 7 && h->hosts == 3 && h->least == 2 && h->most == 3 && !h->neighbours &&
+               !memcmp(h->of, of, sizeof of) && !memcmp(h->index, index, sizeof index) &&
+               !memcmp(h->order, order, sizeof order) && !memcmp(h->first, first, sizeof first),
+           "seven ranks on three hosts");
+    tap_ok(!rc && gsi_hosts_same(h, 0, 5) && !gsi_hosts_same(h, 0, 1) && gsi_hosts_same(NULL, 0, 1) &&
+               gsi_hosts_size(h, 0) == 3 && gsi_hosts_rank(h, 2, 1) == 6,
+           "which ranks share a host");
+    /* The ring goes host by host: between ranks 5 and 1, 4 and 3, 6 and 0 only is there a wire. */
+    gsi_plan_args a = args_of(GRADSYNC_ALGO_RING, GRADSYNC_ALL_REDUCE, 7, 100);
+    int wires = 0;
+    a.hosts = h;
+    for (a.rank = 0; !rc && a.rank < 7; a.rank++) {
+        gsi_plan *plan;
+        int peer = -1;
+        rc = gsi_plan_build(&a, &plan);
+        for (uint32_t i = 0; !rc && i < plan->nsteps; i++)
+            peer = plan->steps[i].kind == GSI_STEP_PUT ? plan->steps[i].peer : peer;
+        wires += !rc && h->of[peer] != h->of[a.rank];
+        gsi_plan_free(rc ? NULL : plan);
+    }
+    tap_ok(!rc && wires == 3, "a ring over three hosts has three wires (%d)", wires);
+    free(h);
+    tap_ok(gsi_hosts_make(host, 0, &h) == GRADSYNC_ERR_INVALID && !h && gsi_hosts_make(NULL, 2, &h) && !h,
+           "hosts of no ranks are none");
+    gsi_alloc_fail_at(1);
+    rc = gsi_hosts_make(host, 7, &h);
+    gsi_alloc_fail_at(0);
+    tap_ok(rc == GRADSYNC_ERR_NOMEM && !h, "no memory for hosts");
+    rc = gsi_hosts_make(of, 1, &h);
+    tap_ok(!rc && h->hosts == 1 && h->neighbours && h->least == 1, "one rank on one host");
+    free(h);
+    a.hosts = NULL;
+}
+
 static void test_print(void)
 {
     static const char *const expected =
@@ -325,6 +387,7 @@ int main(void)
     test_refusals();
     test_no_memory();
     test_order();
+    test_hosts();
     test_print();
     return tap_done();
 }

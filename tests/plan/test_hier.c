@@ -158,8 +158,8 @@ static void sweep_map(tally *t, gsi_plan_args a, const map *m)
                 v.stage_bytes = least_stage(v) * 4 + 30;
             for (int root = 0; root < (rooted ? 3 : 1); root++) {
                 v.root = root == 0 ? 0 : root == 1 ? v.n / 2 : v.n - 1;
-                /* every third of them, another third for every map and shape */
-                if ((c + root + shape + (int)(m - maps)) % 3 == 0)
+                /* a third of them, or a sixth, and others for every map and shape */
+                if ((c + root + shape + (int)(m - maps)) % (a.algo == GRADSYNC_ALGO_HIER ? 3 : 6) == 0)
                     try_case(t, m, v, (c + shape + root) % 3, shape == 0 && c < 4);
             }
         }

@@ -187,10 +187,21 @@ static void algorithm(int algo)
                     args.stage_bytes = (uint64_t[]){2048, 8192, 1 << 16}[(c + shape) % 3];
                     args.slot_bytes = 4096;
                     args.credits = c % 2 ? 8 : 64;
+                    gsi_hosts *hosts = NULL;
+                    if (algo == GRADSYNC_ALGO_HIER || c % 3 == 2) {
+                        int32_t host[MAX_RANKS];
+                        for (int r = 0; r < args.n; r++)
+                            host[r] = shape & 2 ? r * 3 / args.n : r % (2 + i % 2);
+                        if (gsi_hosts_make(host, args.n, &hosts))
+                            abort();
+                        args.hosts = hosts;
+                        args.share = (uint32_t)c % 2;
+                    }
                     /* blocks are n times as much */
                     if (coll == GRADSYNC_REDUCE_SCATTER || coll == GRADSYNC_ALL_GATHER)
                         args.count /= args.n > 5 ? 8 : 2;
                     try_case(&t, args, rests[c / 3] < args.count ? rests[c / 3] : args.count - 1);
+                    free(hosts);
                 }
     tap_ok(t.cases > 50 && !t.failed, "%s: %d of %d messages in segments are right%s%s", gradsync_algo_name(algo),
            t.cases - t.failed, t.cases, t.failed ? ": " : "", t.first);
@@ -199,9 +210,10 @@ static void algorithm(int algo)
 int main(void)
 {
     /* Those that gsi_plan_segment() ever cuts: oneshot and direct serve any length with one plan. */
-    static const int cut[] = {GRADSYNC_ALGO_STAGED, GRADSYNC_ALGO_RING, GRADSYNC_ALGO_TREE, GRADSYNC_ALGO_PAIRWISE};
+    static const int cut[] = {GRADSYNC_ALGO_STAGED, GRADSYNC_ALGO_RING, GRADSYNC_ALGO_TREE, GRADSYNC_ALGO_PAIRWISE,
+                              GRADSYNC_ALGO_HIER};
 
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 5; i++)
         algorithm(cut[i]);
     return tap_done();
 }

@@ -220,7 +220,7 @@ static void test_eligible(void)
     for (int coll = 0; coll < GRADSYNC_COLL_COUNT; coll++)
         for (int n = 1; n <= 25; n += n < 4 ? 1 : 7)
             for (int s = 0; s < 5; s++)
-                for (int k = 0; k < 48; k++) {
+                for (int k = 0; k < 48; k += k < 24 ? 1 : 3) {
                     gsi_select_args a = args_of(coll, n, (uint64_t[]){0, 4, 400, 20000}[k % 4], 1, 1);
                     a.stage_bytes = stages[s];
                     a.flags = k / 4 % 2 ? GRADSYNC_ORDERED : 0;
