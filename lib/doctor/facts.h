@@ -18,6 +18,7 @@ typedef struct gsi_port_facts {
     uint32_t can_mbps; /* the fastest mode of its network device; 0: unknown */
     int32_t excluded;  /* 1: a filter keeps it from being used; nothing of it matters then */
     int32_t foreign;   /* 1: it has no device node here while others have one: another container's */
+    int32_t spare;     /* 1: it works, but is too slow beside the others to be used: for management, say */
     int32_t flux;      /* 1: its network device answers ARP for the addresses of others */
     gsi_pcie pcie;
     struct {
@@ -93,7 +94,7 @@ void gsi_facts_read_host(const char *root, gsi_facts *f);
 uint32_t gsi_netdev_can_mbps(const char *netdev);
 /* The same of a bit mask of ethtool's link modes, in words of 32 bits. Pure. */
 uint32_t gsi_link_modes_mbps(const uint32_t *modes, int words);
-/* 1 if a port matters: no filter excludes it, and it is no other container's. */
+/* 1 if a port matters: no filter excludes it, it is no other container's, and not too slow to be used. */
 int gsi_port_matters(const gsi_facts *f, int port);
 /* Parses the addresses of peers. Errors: INVALID. */
 int gsi_peers_parse(const char *text, gsi_peer *peers, int *n);

@@ -106,7 +106,19 @@ static int answers_for_others(const char *root, const char *netdev)
 
 int gsi_port_matters(const gsi_facts *f, int port)
 {
-    return !f->more[port].excluded && !f->more[port].foreign;
+    return !f->more[port].excluded && !f->more[port].foreign && !f->more[port].spare;
+}
+
+/* Refused by the selection of rails though nothing else is against it: its rate is. */
+static int is_spare(const gsi_facts *f, int i)
+{
+    const gsi_port *p = &f->ports.items[i];
+    int gid = f->settings.gid_index < 0;
+
+    for (int k = 0; k < p->ngids; k++)
+        gid |= p->gids[k].index == f->settings.gid_index;
+    return i < f->rails.nports && !f->rails.verdicts[i].usable && p->state == GSI_PORT_ACTIVE && p->uverbs[0] &&
+           !p->access && p->link_layer != GSI_LINK_UNKNOWN && gid && (p->ngids || p->lid) && !f->more[i].excluded;
 }
 
 int gsi_facts_read_ports(const char *root, gsi_facts *f)
@@ -124,6 +136,7 @@ int gsi_facts_read_ports(const char *root, gsi_facts *f)
         gsi_port_facts *more = &f->more[i];
         const gsi_pci_device *card = p->place.pci[0] ? gsi_topology_device(&f->topology, p->place.pci) : NULL;
         more->excluded = !gsi_filter_match(&f->settings.hca, p->device, (int)p->number, NULL);
+        more->spare = is_spare(f, i);
         more->foreign = have && p->uverbs[0] && p->access == ENOENT;
         gsi_sys_line(root, text, sizeof text, "/sys/class/infiniband/%s/ports/%d/rate", p->device, (int)p->number);
         more->lanes = parse_lanes(text);

@@ -460,6 +460,25 @@ static void test_lab(void)
     machine_remove(&m);
 }
 
+/* Machines of other tests: only what is really wrong with them is told. */
+static void test_machines(void)
+{
+    char gpu[8][GSI_PCI_ADDR];
+
+    machine_dgx(&m, gpu);
+    has(NULL, "mtu-small", "", SKIPPED, NULL, NULL); /* mlx5_8 has a small MTU, but is for management */
+    has(NULL, "pcie-relaxed", "", SKIPPED, "8 of 8 fast cards", "root");
+    has(NULL, "acs", "", SKIPPED, "could not be read", "root");
+    patient_env = (const char *[]){"GRADSYNC_HCA=mlx5_8", NULL};
+    has(NULL, "mtu-small", "mlx5_8:1", WARNING, "eno1", NULL); /* unless it is wanted */
+    patient_env = NULL;
+    machine_remove(&m);
+    machine_40_ports(&m);
+    has("10.90.0.9", "gid-subnet", "10.90.0.9", WARNING, "roce0:1 has 10.1.0.1", NULL);
+    has(NULL, "tcp-fallback", "", OK, NULL, NULL);
+    machine_remove(&m);
+}
+
 /* Memory that runs out at any point gives an error, or a list that says so. */
 static void test_memory(void)
 {
@@ -526,6 +545,7 @@ int main(void)
     test_host();
     test_shm();
     test_lab();
+    test_machines();
     test_memory();
     test_public();
     return tap_done();
