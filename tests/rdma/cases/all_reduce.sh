@@ -11,11 +11,11 @@ need_verbs
 job_packets=100
 for shape in 2x1x1 2x1x2 2x2x2 3x1x1 4x1x2; do
     perf_rows=20
-    ok "$shape, 8 B to 4 MiB" perf $shape 60 -b 8 -e 4M -f 2 -n 2 -w 1
+    ok "$shape, 8 B to 4 MiB" perf $shape 200 -b 8 -e 4M -f 2 -n 2 -w 1
 done
 perf_rows=18
-ok "2x4x4, 8 B to 1 MiB" perf 2x4x4 60 -b 8 -e 1M -f 2 -n 1 -w 1
+ok "2x4x4, 8 B to 1 MiB" perf 2x4x4 200 -b 8 -e 1M -f 2 -n 1 -w 1
 perf_rows=5
-ok "2x1x2, odd sizes" perf 2x1x2 60 -b 1234564 -e 1234580 -i 4 -n 1 -w 1
-ok "2x2x2, odd sizes" perf 2x2x2 60 -b 1234564 -e 1234580 -i 4 -n 1 -w 1
+ok "2x1x2, odd sizes" perf 2x1x2 200 -b 1234564 -e 1234580 -i 4 -n 1 -w 1
+ok "2x2x2, odd sizes" perf 2x2x2 200 -b 1234564 -e 1234580 -i 4 -n 1 -w 1
 done_testing

@@ -6,8 +6,8 @@
 . "$(dirname "$0")/../lib.sh"
 need_verbs
 
-hello() { job "$1" 40 "$(prog examples/hello_allreduce)"; }
-alone() { GRADSYNC_TRANSPORT=verbs lab-launch -p -t 40 -g 5 -H 2 -R 0 -- "$(prog examples/hello_allreduce)"; }
+hello() { job "$1" 200 "$(prog examples/hello_allreduce)"; }
+alone() { GRADSYNC_TRANSPORT=verbs lab-launch -p -t 200 -g 5 -H 2 -R 0 -- "$(prog examples/hello_allreduce)"; }
 ok "over verbs where there are rails" hello 2x1x1
 alone >"$case_log.alone" 2>&1
 status=$?

@@ -6,6 +6,6 @@
 . "$(dirname "$0")/../lib.sh"
 need_verbs
 
-ok "2x1x2" job 2x1x2 50 "$(prog tests/rdma/idle)" 3
-ok "2x2x2" job 2x2x2 50 "$(prog tests/rdma/idle)" 3
+ok "2x1x2" job 2x1x2 200 "$(prog tests/rdma/idle)" 3
+ok "2x2x2" job 2x2x2 200 "$(prog tests/rdma/idle)" 3
 done_testing

@@ -7,7 +7,7 @@
 need_verbs
 
 random() { # SHAPE COUNT
-    ok "$1: $2 random collectives" job "$1" 100 "$(prog tests/conformance/test_random)" --env --between "$between" \
+    ok "$1: $2 random collectives" job "$1" 250 "$(prog tests/conformance/test_random)" --env --between "$between" \
         --count "$2" --seed "${RANDOM_SEED:-$2}"
 }
 random 2x1x1 600

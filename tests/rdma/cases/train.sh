@@ -10,13 +10,13 @@ need_verbs
 weights=$(mktemp -d)
 chmod 777 "$weights"
 one_host() {
-    GRADSYNC_TRANSPORT=shm lab-launch -p -t 60 -H 1 -r 4 -- \
+    GRADSYNC_TRANSPORT=shm lab-launch -p -t 200 -H 1 -r 4 -- \
         "$(prog examples/train_digits)" --quiet --check --ordered --epochs 3 --save "$weights/one_host"
 }
 two_hosts() {
-    job 2x2x2 60 "$(prog examples/train_digits)" --quiet --check --ordered --epochs 3 --save "$weights/two_hosts"
+    job 2x2x2 250 "$(prog examples/train_digits)" --quiet --check --ordered --epochs 3 --save "$weights/two_hosts"
 }
-learns() { job 2x2x2 100 "$(prog examples/train_digits)" --quiet --check --epochs 12 --require 95; }
+learns() { job 2x2x2 250 "$(prog examples/train_digits)" --quiet --check --epochs 12 --require 95; }
 ok "2x2x2 learns the digits" learns
 ok "4 ranks on one host, ordered" one_host
 ok "2 ranks on each of 2 hosts, ordered" two_hosts
