@@ -24,7 +24,7 @@ enum {
     CHECK_TICKS = 256,
     CHECK_MS = 1000,
     SETUP_MS = 20,
-    SILENT_MS = 15000, /* a host that does not acknowledge for so long is dead */
+    SILENT_MS = 15000,
     RETRANSMITS = 3,
     DEPTH = 1024,
     MAX_DEPTH = 1 << 16,
@@ -214,7 +214,7 @@ static void check_hosts(gsi_tcp_rail *rail)
             continue;
         if (getsockopt(c->fd, IPPROTO_TCP, TCP_INFO, &info, &length) < 0)
             continue;
-        if (info.tcpi_last_ack_recv > SILENT_MS &&
+        if (info.tcpi_last_ack_recv > rail->silent_ms &&
             (info.tcpi_retransmits >= RETRANSMITS || info.tcpi_probes >= RETRANSMITS))
             gsi_tcp_fail(c, ETIMEDOUT, "the peer's host does not answer any more");
     }
@@ -544,6 +544,7 @@ int gsi_tcp_rail_open(const gsi_rail_config *config, gsi_rail **out)
         .numa_node = -1,
     };
     rail->timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC | TFD_NONBLOCK);
+    rail->silent_ms = SILENT_MS;
     rail->listener = -1;
     rail->listener_source = GSI_TCP_LISTENER;
     rail->timer_source = GSI_TCP_TIMER;

@@ -152,6 +152,7 @@ struct gsi_tcp_rail {
     uint32_t tick;
     int armed, woken, timer_on;
     int64_t next_check_ns;
+    int64_t silent_ms; /* a host that acknowledges nothing for so long is dead; tests make it short */
 
     /* Where events go: to the caller of poll(), and what is too much for him is kept. */
     gsi_rail_event *sink;

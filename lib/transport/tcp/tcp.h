@@ -11,6 +11,11 @@
  *   - FAILED is told of connections of which ready() has said 1 before; it is ready() that tells of the others.
  *   - A peer that does not poll for long is slow, not dead. A host that does not acknowledge any more is, after
  *     some 15 seconds: by keep-alives where nothing is on its way, else by what the kernel knows of its last sign.
+ *   - Payload goes from the source to the socket and from there to the target, one copy each by the kernel. The
+ * kernel's own way around the first (MSG_ZEROCOPY) is not used: over loopback, where it could be tried, it copies as
+ * well.
+ *   - A write that the socket does not take is sent by later calls: a rank that goes away without idle() and without
+ *     having waited for SENT may leave it behind.
  *
  * Who may connect: each connection has secret tokens of both sides, exchanged out of band (GSI_RAIL address blobs).
  * Both sides prove that they know them before anything else is heard (see hello.h); tokens never travel over the
