@@ -8,6 +8,13 @@
 
 enum { MOST = 16 };
 
+/* 0 to n - 1. */
+static int draw(uint32_t *seed, int n)
+{
+    *seed = *seed * 1664525u + 1013904223u;
+    return (int)(*seed >> 16) % n;
+}
+
 static const char *last_message(void)
 {
     static gradsync_error_info info;
@@ -187,30 +194,31 @@ static void test_random(void)
         int n[2];
         gsi_rail_pair p[MOST];
         char why[320];
-#define RANDOM(k) ((int)((seed = seed * 1664525u + 1013904223u) >> 16) % (k))
         for (int side = 0; side < 2; side++) {
-            n[side] = RANDOM(6);
+            n[side] = draw(&seed, 6);
             for (int i = 0; i < n[side]; i++) {
                 gsi_rail_end *end = &e[side][i];
-                if (RANDOM(3) == 0) {
-                    *end = ib_end(side, i, (uint8_t)RANDOM(2));
+                if (draw(&seed, 3) == 0) {
+                    *end = ib_end(side, i, (uint8_t)draw(&seed, 2));
                     continue;
                 }
-                *end = (gsi_rail_end){.node_guid = (uint64_t)RANDOM(3),
-                                      .link_layer = GSI_LINK_ETHERNET,
-                                      .port = 1,
-                                      .ngids = (uint8_t)(1 + RANDOM(3))};
+                *end = (gsi_rail_end){
+                    .node_guid = (uint64_t)draw(&seed, 3),
+                    .link_layer = GSI_LINK_ETHERNET,
+                    .port = 1,
+                };
+                end->ngids = (uint8_t)(1 + draw(&seed, 3));
                 snprintf(end->name, sizeof end->name, "roce%d:1", i);
                 for (int g = 0; g < end->ngids; g++) {
                     gsi_gid *gid = &end->gids[g];
-                    int v4 = RANDOM(2);
-                    *gid = (gsi_gid){.index = (uint16_t)g, .type = RANDOM(4) ? GSI_GID_ROCE_V2 : GSI_GID_ROCE_V1};
+                    int v4 = draw(&seed, 2);
+                    *gid = (gsi_gid){.index = (uint16_t)g, .type = draw(&seed, 4) ? GSI_GID_ROCE_V2 : GSI_GID_ROCE_V1};
                     if (v4)
-                        gid->raw[10] = gid->raw[11] = 0xff, gid->raw[12] = 10, gid->raw[14] = (uint8_t)RANDOM(3);
+                        gid->raw[10] = gid->raw[11] = 0xff, gid->raw[12] = 10, gid->raw[14] = (uint8_t)draw(&seed, 3);
                     else
-                        gid->raw[0] = RANDOM(2) ? 0xfe : 0x20, gid->raw[1] = 0x80;
+                        gid->raw[0] = draw(&seed, 2) ? 0xfe : 0x20, gid->raw[1] = 0x80;
                     gid->raw[15] = (uint8_t)(side * 100 + i * 10 + g + 1);
-                    gid->prefix = v4 ? (uint8_t)(96 + 16 + 8 * RANDOM(2)) : 64;
+                    gid->prefix = v4 ? (uint8_t)(96 + 16 + 8 * draw(&seed, 2)) : 64;
                 }
             }
         }
@@ -245,12 +253,12 @@ static void test_garbage(void)
         gsi_rail_pair p[MOST];
         char why[64];
         for (size_t i = 0; i < 2 * sizeof *theirs; i++)
-            bytes[i] = (unsigned char)(RANDOM(255) + 1);
+            bytes[i] = (unsigned char)(draw(&seed, 255) + 1);
         for (int i = 0; i < 2; i++) {
-            theirs[i].link_layer = (uint8_t)RANDOM(4);
-            theirs[i].ngids = (uint8_t)RANDOM(9);
+            theirs[i].link_layer = (uint8_t)draw(&seed, 4);
+            theirs[i].ngids = (uint8_t)draw(&seed, 9);
             for (int g = 0; g < GSI_END_GIDS; g++)
-                theirs[i].gids[g].type = (uint8_t)RANDOM(5);
+                theirs[i].gids[g].type = (uint8_t)draw(&seed, 5);
             if (round & 1) { /* of our kind */
                 mine[i] = theirs[i];
                 mine[i].gids[0].raw[15] ^= 1;

@@ -82,7 +82,7 @@ static void test_soft_roce(void)
     for (int i = 0; i < ports.n && i < 8; i++) {
         const gsi_port *p = &ports.items[i];
         snprintf(text, sizeof text, "h%dr%d", i / 4, i % 4);
-        tap_ok(p->place.numa_node == i % 2 && !strcmp(p->netdev, text) && p->place.pci[0] && !p->node_guid == 0,
+        tap_ok(p->place.numa_node == i % 2 && !strcmp(p->netdev, text) && p->place.pci[0] && p->node_guid != 0,
                "%s is on %s, whose card %s is at node %d", p->device, p->netdev, p->place.pci, p->place.numa_node);
         tap_ok(p->access == (i < 4 ? ENOENT : 0), "%s has %s device node", p->device, i < 4 ? "no" : "a");
     }

@@ -11,6 +11,13 @@
 
 static const char *data;
 
+/* 0 to n - 1. */
+static int draw(uint32_t *seed, int n)
+{
+    *seed = *seed * 1664525u + 1013904223u;
+    return (int)(*seed >> 16) % n;
+}
+
 typedef struct host {
     gsi_topology t;
     gsi_ports ports;
@@ -439,24 +446,23 @@ static void test_random(void)
         gsi_numa_node nodes[4] = {{0, 0}, {1, 0}, {2, 1}, {3, 1}};
         int table[16], used[12] = {0}, usable[12];
         gsi_topology t = {.nodes = nodes, .nnodes = 4, .numa_distance = table};
-#define RANDOM(n) ((int)((seed = seed * 1664525u + 1013904223u) >> 16) % (n))
-        int np = 1 + RANDOM(12), nr = 1 + RANDOM(12);
+        int np = 1 + draw(&seed, 12), nr = 1 + draw(&seed, 12);
         for (int i = 0; i < 16; i++)
             table[i] = i / 4 == i % 4 ? 10 : i / 8 == i % 4 / 2 ? 12 : 32;
         for (int i = 0; i < np; i++) {
             ports[i] = (gsi_port){.number = 1,
-                                  .state = RANDOM(5) ? GSI_PORT_ACTIVE : GSI_PORT_DOWN,
+                                  .state = draw(&seed, 5) ? GSI_PORT_ACTIVE : GSI_PORT_DOWN,
                                   .lid = 1,
                                   .link_layer = GSI_LINK_INFINIBAND,
                                   .rate_mbps = 100000};
             snprintf(ports[i].device, sizeof ports[i].device, "mlx5_%d", i);
             strcpy(ports[i].uverbs, "uverbs0");
-            ports[i].place = at_node(RANDOM(5) - 1);
+            ports[i].place = at_node(draw(&seed, 5) - 1);
             usable[i] = ports[i].state == GSI_PORT_ACTIVE;
         }
         for (int i = 0; i < nr; i++) {
-            places[i] = at_node(RANDOM(5) - 1);
-            if (RANDOM(2)) /* a GPU that the topology does not list: its node counts */
+            places[i] = at_node(draw(&seed, 5) - 1);
+            if (draw(&seed, 2)) /* a GPU that the topology does not list: its node counts */
                 snprintf(places[i].pci, sizeof places[i].pci, "%04x:01:00.0", (unsigned)i);
         }
         gsi_ports list = {ports, np};
