@@ -43,6 +43,9 @@ int gsi_host_unmap(gsi_memory *mem);
 /* Maps `bytes` of a memfd from file_off at an address of its own, congruent to
  * file_off modulo a huge page. NULL: errno says why. Unmap with munmap(). */
 void *gsi_host_map(int fd, uint64_t file_off, uint64_t bytes);
+/* Pages of [addr, addr + bytes) that are not there yet are to come from this node, if it has room; < 0: from anywhere.
+ * Of a memfd's mapping the policy is the file's own, so it holds for peers that touch a page first. 0, or -1. */
+int gsi_host_prefer_node(void *addr, uint64_t bytes, int node);
 /* The NUMA node of a page, -1 if unknown. */
 int gsi_host_node_of(const void *addr);
 /* What gsi_host_alloc() will get of huge pages: their size, or 0, and why. */

@@ -83,8 +83,7 @@ int gsi_host_memfd(const char *name, uint64_t bytes)
     return -1;
 }
 
-/* The policy is the memfd's own, so it holds for peers that touch a page first. */
-static int prefer_node(void *addr, uint64_t bytes, int node)
+int gsi_host_prefer_node(void *addr, uint64_t bytes, int node)
 {
     unsigned long mask[16] = {0};
     if (node < 0 || (size_t)node >= sizeof mask * 8)
@@ -159,7 +158,7 @@ int gsi_host_alloc(size_t bytes, int huge, int numa_node, gsi_memory *mem)
         return gsi_fail(GRADSYNC_ERR_NOMEM, "no address space for %zu bytes of shareable memory", bytes);
     }
     mem->share_addr = mem->addr;
-    if (numa_node >= 0 && prefer_node(mem->addr, mem->map_bytes, numa_node))
+    if (numa_node >= 0 && gsi_host_prefer_node(mem->addr, mem->map_bytes, numa_node))
         snprintf(mem->reason, sizeof mem->reason, "NUMA node %d not preferred: %s", numa_node, strerror(errno));
     if (wants_huge && !make_huge(mem->addr, mem->map_bytes, mem->reason, sizeof mem->reason))
         mem->page_bytes = HUGE;

@@ -46,6 +46,8 @@ static int make_area(net_endpoint *ep, void *stage)
         ep->map = NULL;
         return gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for the buffers of %d ranks on other hosts", ep->base.n);
     }
+    /* A hint: with rails on several nodes that of the first, which carries the small messages. */
+    gsi_host_prefer_node(ep->map, ep->map_bytes, ep->rails[0].rail->numa_node);
     ep->inboxes = (net_inbox *)ep->map;
     ep->out = (net_outbox *)(ep->map + inboxes);
     ep->outmail = (net_outmail *)(ep->map + inboxes + out);
