@@ -11,7 +11,7 @@
 A ctypes binding of libgradsync; importing it loads the shared library, which
 GRADSYNC_LIBRARY names if it is in no usual place.
 """
-from ._abi import Algo, Coll, DType, ErrorCode, LogLevel, MemKind, Op, Progress
+from ._abi import Algo, Coll, DType, ErrorCode, LogLevel, MemKind, Op, P2p, Progress
 from ._lib import lib as _c
 from ._lib import library_path
 from .comm import Comm
@@ -66,6 +66,7 @@ __all__ = [
     "MismatchError",
     "NoMemoryError",
     "Op",
+    "P2p",
     "PeerInfo",
     "PeerLostError",
     "Progress",

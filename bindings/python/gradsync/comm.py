@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
-from typing import TYPE_CHECKING, Any, Callable, List, NamedTuple, Optional, Set, Tuple, Type, Union
+from typing import TYPE_CHECKING, Any, Callable, List, Optional, Set, Tuple, Type, Union
 
 from . import _abi, _lib
 from ._abi import Algo, Coll, CollFlags, DType, MemKind, Op
@@ -13,6 +13,7 @@ from ._lib import lib, text
 from .buffers import Buffer, look
 from .errors import InvalidError, check
 from .info import CommInfo, Counters, PeerInfo, RailInfo, Report
+from .p2p import Call, PointToPoint
 from .request import Request, RequestHandle, to_report
 
 if TYPE_CHECKING:
@@ -117,16 +118,7 @@ class CommHandle:
             self.close()
 
 
-class _Call(NamedTuple):
-    """A collective, checked and ready to be called or posted."""
-
-    name: str
-    arguments: Tuple[Any, ...]
-    keep: Tuple[Any, ...]
-    result: Any
-
-
-class Comm:
+class Comm(PointToPoint):
     """One rank's handle of a group of ranks. Made by Context.comm() and
     Context.comm_from_env().
 
@@ -141,6 +133,8 @@ class Comm:
     prescale: this rank's contribution is multiplied by it first (sum, avg, premul_sum).
     timeout: deadline in seconds; None: the communicator's.
     algo: "auto", "ring", "tree", ...; the same on every rank.
+
+    Messages and one-sided operations between two ranks are in PointToPoint.
 
     The ``_post`` forms return a Request at once. Calls release the interpreter
     lock while they wait.
@@ -315,11 +309,11 @@ class Comm:
 
     def barrier(self, *, timeout: Optional[float] = None) -> None:
         """Returns on each rank only after every rank has called it."""
-        self._run(_Call("gradsync_barrier", (_options(timeout=timeout),), (), None))
+        self._run(Call("gradsync_barrier", (_options(timeout=timeout),), (), None))
 
     def barrier_post(self, *, timeout: Optional[float] = None) -> Request:
         """barrier(), posted."""
-        return self._post(_Call("gradsync_barrier", (_options(timeout=timeout),), (), None))
+        return self._post(Call("gradsync_barrier", (_options(timeout=timeout),), (), None))
 
     # ---- what both forms share ----
 
@@ -333,7 +327,7 @@ class Comm:
         prescale: Optional[float],
         timeout: Optional[float],
         algo: AlgoLike,
-    ) -> _Call:
+    ) -> Call:
         reduction = to_enum(Op, op, "op")
         opts = _options(reduction, ordered, prescale, timeout, algo)
         out = send if recv is None else recv
@@ -342,7 +336,7 @@ class Comm:
         _writable(target, out, recv is None)
         _same(source, target, 1, 1)
         arguments = (source.address, target.address, source.count, source.dtype, reduction, opts)
-        return _Call("gradsync_all_reduce", arguments, (source, target), out)
+        return Call("gradsync_all_reduce", arguments, (source, target), out)
 
     def _reduce_scatter(
         self,
@@ -354,7 +348,7 @@ class Comm:
         prescale: Optional[float],
         timeout: Optional[float],
         algo: AlgoLike,
-    ) -> _Call:
+    ) -> Call:
         reduction = to_enum(Op, op, "op")
         opts = _options(reduction, ordered, prescale, timeout, algo)
         source = look(send, dtype)
@@ -368,11 +362,11 @@ class Comm:
             _same(source, target, 1, self._size)
             count, address, out = target.count, target.address, recv
         arguments = (source.address, address, count, source.dtype, reduction, opts)
-        return _Call("gradsync_reduce_scatter", arguments, (source, target), out)
+        return Call("gradsync_reduce_scatter", arguments, (source, target), out)
 
     def _all_gather(
         self, send: Any, recv: Any, dtype: Optional[DTypeLike], timeout: Optional[float], algo: AlgoLike
-    ) -> _Call:
+    ) -> Call:
         opts = _options(timeout=timeout, algo=algo)
         source = look(send, dtype)
         if recv is None or recv is send:
@@ -385,11 +379,11 @@ class Comm:
             _same(source, target, self._size, 1)
             count, address, out = source.count, source.address, recv
         arguments = (address, target.address, count, source.dtype, opts)
-        return _Call("gradsync_all_gather", arguments, (source, target), out)
+        return Call("gradsync_all_gather", arguments, (source, target), out)
 
     def _broadcast(
         self, send: Any, recv: Any, root: int, dtype: Optional[DTypeLike], timeout: Optional[float], algo: AlgoLike
-    ) -> _Call:
+    ) -> Call:
         opts = _options(timeout=timeout, algo=algo)
         out = send if recv is None else recv
         target = look(out, dtype)
@@ -402,7 +396,7 @@ class Comm:
                 _same(source, target, 1, 1)
             address = source.address
         arguments = (address, target.address, target.count, target.dtype, root, opts)
-        return _Call("gradsync_broadcast", arguments, (source, target), out)
+        return Call("gradsync_broadcast", arguments, (source, target), out)
 
     def _reduce(
         self,
@@ -415,7 +409,7 @@ class Comm:
         prescale: Optional[float],
         timeout: Optional[float],
         algo: AlgoLike,
-    ) -> _Call:
+    ) -> Call:
         reduction = to_enum(Op, op, "op")
         opts = _options(reduction, ordered, prescale, timeout, algo)
         source = look(send, dtype)
@@ -427,7 +421,7 @@ class Comm:
             _same(source, target, 1, 1)
             address = target.address
         arguments = (source.address, address, source.count, source.dtype, reduction, root, opts)
-        return _Call("gradsync_reduce", arguments, (source, target), out)
+        return Call("gradsync_reduce", arguments, (source, target), out)
 
     def _part(self, whole: Buffer) -> Tuple[int, int]:
         """Elements of one rank's part of a buffer, and bytes before this rank's."""
@@ -439,7 +433,7 @@ class Comm:
         part = count // self._size
         return part, self._rank * (whole.nbytes // self._size)
 
-    def _run(self, call: _Call) -> Any:
+    def _run(self, call: Call) -> Any:
         handle = self._handle
         with handle.using():
             code = getattr(lib, call.name)(handle.value, *call.arguments)
@@ -447,7 +441,7 @@ class Comm:
             check(code)
         return call.result
 
-    def _post(self, call: _Call) -> Request:
+    def _begin(self, call: Call) -> RequestHandle:
         handle = self._handle
         out = ctypes.c_void_p()
         with handle.using():
@@ -457,7 +451,10 @@ class Comm:
             request = RequestHandle(out.value, call.keep)
             with handle.lock:
                 handle.pending.add(request)
-        return Request(handle, request, call.result)
+        return request
+
+    def _post(self, call: Call) -> Request:
+        return Request(self._handle, self._begin(call), call.result)
 
     # ---- groups ----
 

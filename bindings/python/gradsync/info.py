@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Dict
+from typing import Dict, Union
 
-from ._abi import Algo, Coll, ErrorCode, MemKind
+from ._abi import Algo, Coll, ErrorCode, MemKind, P2p
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a finished collective did."""
+    """What a finished operation did."""
 
-    coll: Coll
-    algo: Algo  #: the algorithm that ran
+    coll: Union[Coll, P2p]
+    algo: Algo  #: the algorithm that ran; AUTO between two ranks
     result: ErrorCode
     seq: int  #: its number in the communicator, from 1
     nbytes: int  #: of the message

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Posted collectives."""
+"""Posted operations."""
 from __future__ import annotations
 
 import asyncio
@@ -8,7 +8,7 @@ import os
 from typing import TYPE_CHECKING, Any, Generator, Iterable, Optional, Tuple, Type
 
 from . import _abi, _lib
-from ._abi import Algo, Coll, ErrorCode
+from ._abi import Algo, Coll, ErrorCode, P2p
 from ._lib import lib, text
 from .errors import GradsyncError, InvalidError, check, from_code
 from .info import Report
@@ -23,7 +23,7 @@ _IN_PROGRESS = int(ErrorCode.IN_PROGRESS)
 
 def to_report(raw: _abi.Report) -> Report:
     return Report(
-        coll=Coll(raw.coll),
+        coll=P2p(raw.coll) if raw.coll >= P2p.PUT else Coll(raw.coll),
         algo=Algo(raw.algo),
         result=ErrorCode(raw.result),
         seq=raw.seq,
@@ -73,7 +73,7 @@ class RequestHandle:
 
 
 class Request:
-    """A collective that goes on while the caller computes.
+    """An operation that goes on while the caller computes.
 
     wait(), ``await``, or test() until it is True; then the buffers are the
     caller's again. As a context manager it waits at the end of the block.
