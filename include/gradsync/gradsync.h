@@ -130,7 +130,7 @@ enum gradsync_error {
     GRADSYNC_ERR_UNSUPPORTED = -3, /* valid, but not with this memory, transport or build */
     GRADSYNC_ERR_TIMEOUT = -4,     /* the deadline passed; detail names the rank waited for */
     GRADSYNC_ERR_PEER_LOST = -5,   /* a rank died, left or aborted; detail names it */
-    GRADSYNC_ERR_MISMATCH = -6,    /* ranks called different things; detail names who called what */
+    GRADSYNC_ERR_MISMATCH = -6,    /* ranks called different things, or a message is too long; detail names both */
     GRADSYNC_ERR_AUTH = -7,        /* a peer could not prove the job's key */
     GRADSYNC_ERR_SYSTEM = -8,      /* an operating-system call failed; detail has errno */
     GRADSYNC_ERR_DEVICE = -9,      /* a NIC or GPU failed */

@@ -65,7 +65,7 @@ static const struct {
     {"UNSUPPORTED", "not possible with this memory, transport or build"},
     {"TIMEOUT", "the deadline passed"},
     {"PEER_LOST", "a rank died, left or aborted"},
-    {"MISMATCH", "ranks called different collectives"},
+    {"MISMATCH", "ranks called different things"},
     {"AUTH", "a peer could not prove the job's key"},
     {"SYSTEM", "an operating-system call failed"},
     {"DEVICE", "a NIC or GPU failed"},
