@@ -187,6 +187,13 @@ static void failed(gsi_conn *conn, const char *what, int err)
     snprintf(cm->error, sizeof cm->error, "%s%s", what, text);
 }
 
+/* The same, and the peer need not wait for its time-out. */
+static void refuse(gsi_conn *conn, const char *what, int err)
+{
+    rdma_reject(conn->cm->id, NULL, 0);
+    failed(conn, what, err);
+}
+
 /* An event's status is a negative errno, or for REJECTED the manager's own reason. */
 static int status_errno(int status)
 {
@@ -267,7 +274,7 @@ static void accept_peer(gsi_conn *conn)
     if (!err && rdma_accept(conn->cm->id, &param))
         err = errno;
     if (err)
-        failed(conn, "the peer's request for a connection cannot be accepted", err);
+        refuse(conn, "the peer's request for a connection cannot be accepted", err);
 }
 
 int gsi_verbs_cm_connect(gsi_conn *conn, const gsi_verbs_address *peer)
@@ -285,7 +292,7 @@ int gsi_verbs_cm_connect(gsi_conn *conn, const gsi_verbs_address *peer)
     if (cm->active)
         return start(conn);
     if (cm->id && cm->from_token != peer->token)
-        failed(conn, "a stranger asked for this connection", 0);
+        refuse(conn, "a stranger asked for this connection", 0);
     else if (cm->id)
         accept_peer(conn);
     return 0;
@@ -351,7 +358,7 @@ static void connect_response(gsi_conn *conn)
     if (!err && rdma_establish(conn->cm->id))
         err = errno;
     if (err)
-        failed(conn, "the connection that the peer has accepted cannot be used", err);
+        refuse(conn, "the connection that the peer has accepted cannot be used", err);
     else
         conn->connected = 1;
 }

@@ -62,6 +62,23 @@ static int no_device(struct ibv_device **list, const char *name)
                                names[0] ? "there are: " : "there is none at all: load the card's driver", names);
 }
 
+/* libibverbs looks for the node elsewhere if it may not open it, so its errno is that of the second failure. */
+static int cannot_open(const struct ibv_device *device, const char *name)
+{
+    char path[128];
+    int err = errno;
+
+    snprintf(path, sizeof path, "/dev/infiniband/%.63s", device->dev_name);
+    if (access(path, R_OK | W_OK) && errno != ENOENT)
+        return gsi_verbs_host.fail(GRADSYNC_ERR_DEVICE,
+                                   "no access to %s of %s: give the user read and write access to it, and a container "
+                                   "--device=/dev/infiniband",
+                                   path, name);
+    errno = err;
+    return gsi_verbs_host.fail(err == ENOMEM ? GRADSYNC_ERR_NOMEM : GRADSYNC_ERR_SYSTEM,
+                               "the RDMA device %s cannot be opened: %m", name);
+}
+
 static int open_device(gsi_verbs_rail *rail)
 {
     const char *name = rail->config.device;
@@ -76,24 +93,14 @@ static int open_device(gsi_verbs_rail *rail)
     for (int i = 0; list[i]; i++)
         if (!strcmp(ibv_get_device_name(list[i]), name))
             found = list[i];
-    if (!found) {
+    if (!found)
         rc = no_device(list, name);
-    } else if (!(rail->context = ibv_open_device(found))) {
-        if (errno == EACCES || errno == EPERM)
-            rc = gsi_verbs_host.fail(
-                GRADSYNC_ERR_DEVICE,
-                "no access to /dev/infiniband/%s of %s: give the user read and write access to it, and "
-                "a container --device=/dev/infiniband",
-                found->dev_name, name);
-        else
-            rc = gsi_verbs_host.fail(errno == ENOMEM ? GRADSYNC_ERR_NOMEM : GRADSYNC_ERR_SYSTEM,
-                                     "the RDMA device %s cannot be opened: %m", name);
-    }
-    /* iWARP has no immediates, and addresses of its own. */
-    if (!rc && found->transport_type != IBV_TRANSPORT_IB)
+    else if (found->transport_type != IBV_TRANSPORT_IB) /* iWARP has no immediates, and addresses of its own */
         rc = gsi_verbs_host.fail(
             GRADSYNC_ERR_UNSUPPORTED,
             "%s is neither InfiniBand nor RoCE: leave it out, or use TCP over its network interface", name);
+    else if (!(rail->context = ibv_open_device(found)))
+        rc = cannot_open(found, name);
     ibv_free_device_list(list);
     return rc;
 }
