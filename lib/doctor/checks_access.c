@@ -111,15 +111,9 @@ void gsi_check_driver(const gsi_facts *f, gsi_findings *list)
     }
 }
 
-static void missing_node(const gsi_facts *f, const gsi_port *p, int others, gsi_findings *list)
+static void missing_node(const gsi_facts *f, const gsi_port *p, gsi_findings *list)
 {
-    if (others) { /* somebody chose: this host, or container, has a part of the devices */
-        gsi_find(list, GRADSYNC_FINDING_HINT, p->device,
-                 "/dev/infiniband/%s is missing, while other devices are there: it is another container's, or was "
-                 "forgotten",
-                 p->uverbs);
-        gsi_remedy(list, "if this container should use it, pass /dev/infiniband/%s in", p->uverbs);
-    } else if (f->container[0]) {
+    if (f->container[0]) {
         gsi_find(list, GRADSYNC_FINDING_ERROR, p->device,
                  "this container (%s) has no /dev/infiniband/%s, though the kernel has the device", f->container,
                  p->uverbs);
@@ -136,18 +130,45 @@ static void missing_node(const gsi_facts *f, const gsi_port *p, int others, gsi_
     }
 }
 
-void gsi_check_devices(const gsi_facts *f, gsi_findings *list)
+/* Somebody chose: this host, or container, has a part of the devices. */
+static void foreign_devices(const gsi_facts *f, gsi_findings *list)
 {
-    char seen[GSI_RDMA_NAME] = "";
-    int others = count_open(f);
+    const char *last = "";
+    char names[96] = "";
+    size_t at = 0;
+    int n = 0;
 
     for (int i = 0; i < f->ports.n; i++) {
         const gsi_port *p = &f->ports.items[i];
-        if (!p->access || !p->uverbs[0] || f->more[i].excluded || !strcmp(seen, p->device))
+        if (!f->more[i].foreign || f->more[i].excluded || !strcmp(last, p->device))
+            continue;
+        last = p->device;
+        if (n < 4 && at < sizeof names)
+            at += (size_t)snprintf(names + at, sizeof names - at, "%s%.20s", n ? ", " : "", p->device);
+        n++;
+    }
+    if (!n)
+        return;
+    if (n > 4 && at < sizeof names)
+        snprintf(names + at, sizeof names - at, ", ...");
+    gsi_find(list, GRADSYNC_FINDING_HINT, names,
+             "%d RDMA device%s no node in /dev/infiniband, while others have: another container's, or forgotten", n,
+             n > 1 ? "s have" : " has");
+    gsi_remedy(list, "if this container should use %s, pass the node%s in", n > 1 ? "them" : "it", n > 1 ? "s" : "");
+}
+
+void gsi_check_devices(const gsi_facts *f, gsi_findings *list)
+{
+    char seen[GSI_RDMA_NAME] = "";
+
+    foreign_devices(f, list);
+    for (int i = 0; i < f->ports.n; i++) {
+        const gsi_port *p = &f->ports.items[i];
+        if (!p->access || !p->uverbs[0] || f->more[i].excluded || f->more[i].foreign || !strcmp(seen, p->device))
             continue;
         snprintf(seen, sizeof seen, "%s", p->device);
         if (p->access == ENOENT) {
-            missing_node(f, p, others, list);
+            missing_node(f, p, list);
         } else if (p->access == EACCES || p->access == EPERM) {
             gsi_find(list, GRADSYNC_FINDING_ERROR, p->device, "this user may not open /dev/infiniband/%s", p->uverbs);
             gsi_remedy(list,

@@ -81,7 +81,7 @@ static void make_bridges(const machine *m, const char *path, int node)
 
 void patient_new(machine *m)
 {
-    char text[64], gid[64], netdev[8], device[8];
+    char text[64], gid[64], netdev[16], device[24];
 
     machine_new(m);
     machine_node(m, 0, 0, 0, "10 21");

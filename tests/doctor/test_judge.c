@@ -170,6 +170,26 @@ int main(void)
     pair(0, 1, 1, 1)->connected = 0;
     finds("rail-apart", 2, "node1 mlx5_1:1", GRADSYNC_FINDING_WARNING, "no rail of the other hosts can talk to it");
     finds("rail-failed", 0, "", GRADSYNC_FINDING_OK, "all 1 pairs");
+    /* Subnets: rails of one that all have meet only there. */
+    make(2, 2, 0);
+    for (int h = 0; h < 2; h++)
+        for (int i = 0; i < 2; i++) {
+            rail *r = &hosts[h].rails[i];
+            r->nsubnets = 1;
+            r->subnets[0].ipv4 = 1;
+            r->subnets[0].bits = 20;
+            memcpy(r->subnets[0].raw, (unsigned char[]){10, 0, (unsigned char)(i * 16 + h), 1}, 4);
+        }
+    tap_ok(survey_pairs(&s, 0, 0, 1, 0) && survey_pairs(&s, 0, 1, 1, 1) && !survey_pairs(&s, 0, 0, 1, 1) &&
+               !survey_pairs(&s, 0, 1, 1, 0),
+           "rails with subnets are measured inside of them");
+    hosts[1].rails[1].subnets[0].raw[1] = 99;
+    tap_ok(!survey_pairs(&s, 0, 1, 1, 0) && survey_pairs(&s, 0, 1, 1, 1),
+           "two that are left over are tried: the fabric may route");
+    hosts[1].rails[1].nsubnets = 0;
+    tap_ok(survey_pairs(&s, 0, 0, 1, 1), "what is not known is tried");
+    hosts[0].rails[0].subnets[0].ipv4 = 0;
+    tap_ok(!rails_meet(&hosts[0].rails[0], &hosts[1].rails[0]), "IPv4 and IPv6 do not meet");
     make(2, 0, 0);
     nothing("no rails at all");
     s.wire = "tcp";

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "hosts.h"
 
+#include <arpa/inet.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,6 +21,23 @@ static int complain(const char *program, const char *what)
 }
 
 /* ---- Who is there --------------------------------------------------------------------------- */
+
+/* The subnets of a port: of its routable addresses, on InfiniBand of its GIDs. */
+static void list_subnets(const gradsync_machine *machine, int port, int ngids, rail *r)
+{
+    for (int g = 0; g < ngids && r->nsubnets < RAIL_SUBNETS; g++) {
+        gradsync_gid_info gid = {.size = sizeof gid};
+        if (gradsync_machine_gid(machine, port, g, &gid))
+            return;
+        int ib = !strcmp(gid.type, "IB"), ipv4 = !strchr(gid.gid, ':');
+        if ((!ib && strcmp(gid.type, "RoCE v2") != 0) || (!ib && !strncmp(gid.gid, "fe80:", 5)))
+            continue;
+        r->subnets[r->nsubnets].ipv4 = ipv4;
+        r->subnets[r->nsubnets].bits = gid.prefix ? gid.prefix : ipv4 ? 24 : 64;
+        if (inet_pton(ipv4 ? AF_INET : AF_INET6, gid.gid, r->subnets[r->nsubnets].raw) == 1)
+            r->nsubnets++;
+    }
+}
 
 /* RDMA ports that a rank of this host could use, from what the kernel says. */
 static void list_ports(host *own)
@@ -57,6 +75,7 @@ static void list_ports(host *own)
             snprintf(r->name, sizeof r->name, "%.60s:%d", port.device, (int)port.number);
             r->rate_mbps = port.rate_mbps;
             r->mtu = port.mtu;
+            list_subnets(machine, i, port.ngids, r);
         }
     }
     free(choices);
@@ -199,7 +218,12 @@ static int measure_hosts(hosts *h, const hosts_config *config, const int *speake
                                 .rail = survey_rail(&h->s, me, me == a ? i : k)->name,
                                 .timeout_ms = config->timeout_ms,
                                 .seconds = config->seconds};
-            measure(&c, &p);
+            if (survey_pairs(&h->s, a, i, b, k)) {
+                measure(&c, &p);
+            } else {
+                p.status = GRADSYNC_ERR_UNSUPPORTED;
+                snprintf(p.why, sizeof p.why, "they have no subnet in common");
+            }
             if (me == a && add_pair(&h->s, &p))
                 return GRADSYNC_ERR_NOMEM;
         }

@@ -43,6 +43,33 @@ int survey_rails(const survey *s, int h)
     return strcmp(s->wire, "tcp") ? s->hosts[h].nrails : s->hosts[h].ntcp;
 }
 
+int rails_meet(const rail *x, const rail *y)
+{
+    for (int i = 0; i < x->nsubnets; i++)
+        for (int k = 0; k < y->nsubnets; k++) {
+            int bits = x->subnets[i].bits, bytes = bits / 8;
+            const unsigned char *p = x->subnets[i].raw, *q = y->subnets[k].raw;
+            if (x->subnets[i].ipv4 == y->subnets[k].ipv4 && bits == y->subnets[k].bits &&
+                !memcmp(p, q, (size_t)bytes) && (bits % 8 == 0 || !((p[bytes] ^ q[bytes]) >> (8 - bits % 8))))
+                return 1;
+        }
+    return !x->nsubnets || !y->nsubnets;
+}
+
+int survey_pairs(const survey *s, int a, int i, int b, int k)
+{
+    const rail *x = survey_rail(s, a, i), *y = survey_rail(s, b, k);
+    int others = 0;
+
+    if (rails_meet(x, y))
+        return 1;
+    for (int m = 0; m < survey_rails(s, b); m++)
+        others |= rails_meet(x, survey_rail(s, b, m));
+    for (int m = 0; m < survey_rails(s, a); m++)
+        others |= rails_meet(survey_rail(s, a, m), y);
+    return !others;
+}
+
 __attribute__((format(printf, 5, 6))) static void tell(bench *b, int severity, const char *subject, const char *remedy,
                                                        const char *cause, ...)
 {

@@ -5,12 +5,17 @@
 
 #include <gradsync/gradsync.h>
 
-enum { RAILS_MAX = 64, PAIR_CHUNK = 1 << 20, PAIR_WINDOW = 8 };
+enum { RAILS_MAX = 64, RAIL_SUBNETS = 4, PAIR_CHUNK = 1 << 20, PAIR_WINDOW = 8 };
 
 typedef struct rail {
     char name[72];      /* "mlx5_0:1", "eth0" */
     uint32_t rate_mbps; /* nominal; 0: unknown */
     uint32_t mtu;       /* of RDMA packets; 0: unknown */
+    int32_t nsubnets;   /* 0: not known */
+    struct {
+        unsigned char raw[16]; /* IPv4: the first 4 bytes */
+        int32_t bits, ipv4;
+    } subnets[RAIL_SUBNETS];
 } rail;
 
 /* One host, told by the first of its ranks. Plain data: all ranks exchange it. */
@@ -44,6 +49,12 @@ typedef struct survey {
 /* The name of a rail of a host, by the survey's wire. */
 const rail *survey_rail(const survey *s, int h, int i);
 int survey_rails(const survey *s, int h);
+
+/* 1 if they may be able to talk: they have a subnet in common, or it is not known. Pure. */
+int rails_meet(const rail *x, const rail *y);
+/* Whether rail i of host a and rail k of host b are to be measured: they meet, or neither meets any other of the two
+ * hosts, and the fabric may route. Pure. */
+int survey_pairs(const survey *s, int a, int i, int b, int k);
 
 /* Finds what is wrong: pure. Each of its checks gives at least one finding. fn: as for gradsync_diagnose(). */
 void judge(const survey *s, gradsync_finding_fn fn, void *arg);
