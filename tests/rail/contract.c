@@ -513,6 +513,17 @@ static void test_disconnect(const contract_factory *factory)
     test_ok(good && pair_quiet(&pair), "works on a dead connection are dropped, and FAILED is not told again");
     pair.side[1].rail->ops->disconnect(pair.side[1].conns[2]);
     good = pair_connect(&pair, 2) == 0;
+    w.bytes = 8;
+    for (int i = 0; i < 10; i++)
+        good &= post(&pair.side[0], 2, &w, 0) == 0;
+    pair.side[1].max = 1;
+    good &= is(pair_next(&pair, 1), GSI_RAIL_ARRIVED, 2);
+    pair.side[1].rail->ops->disconnect(pair.side[1].conns[2]);
+    pair.side[1].nlog = pair.side[1].seen = pair.side[1].max = 0;
+    pair.side[0].rail->ops->disconnect(pair.side[0].conns[2]);
+    pair.side[0].nlog = pair.side[0].seen = 0;
+    test_ok(good && pair_quiet(&pair), "after disconnect() no event of the connection comes any more");
+    good = pair_connect(&pair, 2) == 0;
     for (int c = 0; c < 3; c++)
         good &= post(&pair.side[0], c, &w, 0) == 0 && is(pair_next(&pair, 1), GSI_RAIL_ARRIVED, c) &&
                 is(pair_next(&pair, 0), GSI_RAIL_SENT, c);

@@ -109,8 +109,8 @@ static int join(struct victim *v)
     return v->rail->ops->connect(v->conn, &blob);
 }
 
-/* As the honest connector. 1: the connection is open. */
-static int prove(struct victim *v)
+/* As the connector, honest but for a bit of its proof. 1: the connection is open. */
+static int prove_but(struct victim *v, int bit)
 {
     unsigned char hello[GSI_TCP_HELLO], challenge[GSI_TCP_CHALLENGE], proof[GSI_TCP_PROOF];
     int64_t end = gsi_deadline_ns(gsi_now_ns(), PATIENCE_MS);
@@ -124,11 +124,20 @@ static int prove(struct victim *v)
         !gsi_tcp_challenge_check(&v->secret, challenge))
         return 0;
     gsi_tcp_proof_make(&v->secret, proof);
+    if (bit >= 0)
+        proof[bit / 8] ^= (unsigned char)(1 << bit % 8);
     if (send(v->fd, proof, sizeof proof, MSG_NOSIGNAL) != sizeof proof)
         return 0;
+    if (bit >= 0) /* it hangs up on us */
+        return hear(v, v->fd, proof, 1) == 0 ? v->rail->ops->ready(v->conn) : 1;
     while (ready == 0 && gsi_now_ns() < end)
         ready = v->rail->ops->ready(v->conn);
     return ready == 1;
+}
+
+static int prove(struct victim *v)
+{
+    return prove_but(v, -1);
 }
 
 static void finish(struct victim *v)
@@ -471,6 +480,11 @@ static void test_strangers(void)
     test_ok(most > 0 && most <= 64 && live <= 4, "of %d strangers at most %d are heard at once, and %d repeated hellos",
             CROWD, most, live);
     int good = join(&v) == 0;
+    for (int bit = 0; bit < 256 && good; bit += 51) {
+        good = prove_but(&v, bit) == 0;
+        close(v.fd);
+    }
+    test_ok(good, "a proof with a bit changed is none");
     crowd(&v.theirs, hello, fds + CROWD, CROWD);
     good &= prove(&v);
     test_ok(good, "a peer gets in, in between");

@@ -27,7 +27,6 @@ enum {
     SILENT_MS = 15000,
     RETRANSMITS = 3,
     DEPTH = 1024,
-    MAX_DEPTH = 1 << 16,
 };
 
 static gsi_tcp_rail *of(gsi_rail *rail)
@@ -531,7 +530,7 @@ int gsi_tcp_rail_open(const gsi_rail_config *config, gsi_rail **out)
     if (!rail)
         return gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for a TCP rail");
     int depth = config->send_depth > 0 ? config->send_depth : DEPTH;
-    rail->send_depth = (uint32_t)(depth < MAX_DEPTH ? depth : MAX_DEPTH);
+    rail->send_depth = (uint32_t)(depth < GSI_TCP_MAX_DEPTH ? depth : GSI_TCP_MAX_DEPTH);
     /* What one look ahead can hold, and what one acknowledgement can end. */
     rail->kept_room = GSI_TCP_LOOK / GSI_TCP_HEAD + 2 + rail->send_depth;
     rail->kept = gsi_calloc(rail->kept_room, sizeof *rail->kept);

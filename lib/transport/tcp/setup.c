@@ -24,7 +24,6 @@ enum {
     ATTEMPT_MS = 50,  /* between attempts to connect */
     DIAL_MS = 30000,  /* all attempts together, while nobody answers */
     REFUSALS = 10,    /* attempts that are refused before that is believed */
-    MAX_DEPTH = 1 << 16,
 };
 
 static void set_options(int fd)
@@ -494,7 +493,7 @@ int gsi_tcp_connect(gsi_conn *c, const gsi_rail_address *peer)
 
     if (c->state != GSI_TCP_NEW)
         return gsi_fail(GRADSYNC_ERR_INTERNAL, "a TCP connection is connected twice; please report this");
-    if (gsi_tcp_card_parse(peer, &c->peer) || c->peer.depth == 0 || c->peer.depth > MAX_DEPTH)
+    if (gsi_tcp_card_parse(peer, &c->peer) || c->peer.depth == 0 || c->peer.depth > GSI_TCP_MAX_DEPTH)
         return gsi_fail(GRADSYNC_ERR_UNSUPPORTED,
                         "a peer of TCP rail %s describes its side of a connection in an "
                         "unknown way; use the same version of the library on all hosts",

@@ -15,6 +15,7 @@ enum {
     GSI_TCP_INLINE = 4096,
     GSI_TCP_LOOK = 64 << 10, /* bytes read at once where no big payload is expected */
     GSI_TCP_HOT = 2,         /* connections that poll() tries without asking epoll */
+    GSI_TCP_MAX_DEPTH = 1 << 16,
     GSI_TCP_SLOT = (GSI_TCP_HEAD + GSI_TCP_INLINE + 63) & ~63,
 };
 

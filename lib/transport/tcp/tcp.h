@@ -16,6 +16,8 @@
  * well.
  *   - A write that the socket does not take is sent by later calls: a rank that goes away without idle() and without
  *     having waited for SENT may leave it behind.
+ *   - Connections are made from the rail's own address. With several interfaces in one subnet it is the host's routing
+ *     that says which of them packets leave by; rails of different subnets need nothing.
  *
  * Who may connect: each connection has secret tokens of both sides, exchanged out of band (GSI_RAIL address blobs).
  * Both sides prove that they know them before anything else is heard (see hello.h); tokens never travel over the
