@@ -386,6 +386,10 @@ static int exchange_plugs(joining *j, int rc)
 /* Either all have made it or none has. */
 static int exchange_outcomes(joining *j, int rc)
 {
+    if (j->listen_fd >= 0) /* nobody is to wait for this rank to answer there */
+        close(j->listen_fd);
+    j->listen_fd = -1;
+
     gradsync_error_info info;
     gsi_outcome own = {rc, ""}, *all = gsi_calloc((size_t)j->a->n, sizeof *all);
 

@@ -19,6 +19,7 @@ typedef struct wrong {
     int code;
     const char *env, *value;
     const char *message;
+    const char *transport; /* of all ranks */
 } wrong;
 
 static const wrong wrongs[] = {
@@ -26,20 +27,23 @@ static const wrong wrongs[] = {
     {"another number of ranks", 1, 4, 0, GRADSYNC_ERR_MISMATCH, NULL, NULL, "1 of 4"},
     {"another fixed algorithm", 1, 3, GRADSYNC_ALGO_RING, GRADSYNC_ERR_MISMATCH, NULL, NULL, "ring"},
     {"an algorithm that is none", 1, 3, 0, GRADSYNC_ERR_INVALID, "GRADSYNC_ALGO", "fastest", "fastest"},
-    {"another host", 1, 3, 0, GRADSYNC_ERR_UNSUPPORTED, "GRADSYNC_HOST_ID", "elsewhere", "one host"},
+    {"another host", 1, 3, 0, GRADSYNC_ERR_UNSUPPORTED, "GRADSYNC_HOST_ID", "elsewhere", "shm is asked for", "shm"},
+    {"another transport", 1, 3, 0, GRADSYNC_ERR_MISMATCH, "GRADSYNC_TRANSPORT", "tcp", "GRADSYNC_TRANSPORT"},
 };
 
 static int join_wrongly(ranks_world *world, int rank, void *arg)
 {
     const wrong *w = arg;
     gradsync_comm_config config = GRADSYNC_COMM_CONFIG_INIT;
+    gradsync_config settings = GRADSYNC_CONFIG_INIT;
     gradsync_context *ctx;
     gradsync_comm *comm = NULL;
     int odd = rank == 1, bad = 0;
 
     if (odd && w->env)
         setenv(w->env, w->value, 1);
-    if (gradsync_context_create(NULL, &ctx))
+    settings.transport = w->transport;
+    if (gradsync_context_create(&settings, &ctx))
         return 1;
     config.algo = odd ? w->algo : 0;
     /* The exchange gathers three places, whatever a rank believes: the fourth stays empty. */

@@ -52,7 +52,7 @@ int shm_share(gsi_endpoint *base, const gsi_memory *mem)
     if (known && known->next_peer == (uint32_t)base->n)
         return 0;
     if (mem->fd < 0)
-        return gsi_fail(GRADSYNC_ERR_UNSUPPORTED, "this memory is no memfd, so it cannot be handed over");
+        return GRADSYNC_ERR_UNSUPPORTED; /* no failure: it counts as plain memory */
     shm_drain_all(ep); /* as the peers do: two that only send would fill each other's sockets */
     if (ep->nunsent && tell_unsent(ep))
         return GRADSYNC_IN_PROGRESS;
