@@ -318,7 +318,8 @@ static uint64_t wire_want(const gsi_plan_args *args, uint64_t bytes, int hops)
 
     pieces = hops ? gsi_mul(pieces, (uint64_t)hops) : pieces / 8;
     pieces = root_of(pieces < 4096 ? pieces : 4096);
-    return bytes / pieces + (bytes % pieces != 0);
+    /* Whole cache lines, as slices have: rounded down it would take another piece. */
+    return (bytes / pieces + 64) & ~(uint64_t)63;
 }
 
 uint64_t gsi_want(const gsi_plan_args *args, uint64_t bytes, uint64_t share, int hops, uint64_t most)

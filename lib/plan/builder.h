@@ -98,6 +98,7 @@ int gsi_build_hier(gsi_builder *b);
 typedef struct gsi_hier_cost {
     int leaders, items; /* of a host; of a leader */
     int whole, chain;
+    int ring; /* items of a group; 0: no ring */
 } gsi_hier_cost;
 void gsi_hier_costs(const gsi_plan_args *args, gsi_hier_cost *out);
 

@@ -6,7 +6,8 @@
  * rank a host.
  *
  * Between hosts all-reduce, reduce-scatter and all-gather are an exchange between all
- * (hier_exchange.c: two latencies, and the bytes of a ring); what has a beginning and an
+ * (hier_exchange.c: two latencies, and the bytes of a ring), or an all-reduce over many
+ * hosts a ring (hier_ring.c); what has a beginning and an
  * end, and what must keep the canonical order, is a chain (hier_chain.c).
  */
 #include "plan/hier.h"
@@ -15,6 +16,9 @@
 #define LEADER_BYTES (16u << 10)
 /* Bytes of partial results up to which all of them go to all hosts at once: one latency instead of two. */
 #define WHOLE_BYTES (16u << 10)
+
+/* Hosts that all exchange with all; more form a ring. */
+#define EXCHANGE_HOSTS 16
 
 /* ---- Layout ------------------------------------------------------------------------ */
 
@@ -28,7 +32,8 @@ static uint64_t most_items(const gsi_plan_args *args)
 {
     const gsi_hosts *h = args->hosts;
     uint64_t hosts = (uint64_t)h->hosts, most = (uint64_t)h->most, n = (uint64_t)args->n;
-    uint64_t steps = 6 * hosts + 8 * most + (blocks(args) ? (args->share ? n : 2 * n * (uint64_t)h->least) : 0);
+    uint64_t steps = (args->coll == GRADSYNC_ALL_REDUCE && hosts > EXCHANGE_HOSTS ? 12 : 6) * hosts + 8 * most +
+                     (blocks(args) ? (args->share ? n : 2 * n * (uint64_t)h->least) : 0);
 
     return GSI_PLAN_STEPS / steps > 4 ? GSI_PLAN_STEPS / steps : 4;
 }
@@ -42,6 +47,7 @@ static void set_route(const gsi_plan_args *args, gsi_hier *l)
         args->coll == GRADSYNC_ALL_REDUCE || args->coll == GRADSYNC_REDUCE_SCATTER || args->coll == GRADSYNC_REDUCE;
     l->chain = args->coll == GRADSYNC_BROADCAST || args->coll == GRADSYNC_REDUCE ||
                (args->coll == GRADSYNC_ALL_REDUCE && ordered && args->hosts->most > 1);
+    l->ring = args->coll == GRADSYNC_ALL_REDUCE && !ordered && hosts > EXCHANGE_HOSTS;
     l->wide = l->chain && ordered && l->reduces && args->acc_esize > args->esize;
     l->start = 0;
     l->origin = hosts - 1;
@@ -74,7 +80,14 @@ static uint64_t place_buffers(const gsi_plan_args *args, gsi_hier *l, uint64_t p
     l->part = part;
     l->unit = part * split;
     in = args->share || most == 1 ? 0 : depth * (uint64_t)l->leaders * (scatter ? n : split) * esize;
-    slot = !l->reduces ? 0 : l->chain ? depth * wide : depth * others * (scatter ? most : 1) * esize;
+    /* Credits for as many as there are slots may be on their way. */
+    l->slots = 2 * l->depth;
+    if (args->credits && l->slots > (int)args->credits / 2)
+        l->slots = (int)args->credits / 2;
+    slot = !l->reduces            ? 0
+           : l->ring && !l->whole ? (uint64_t)l->slots * esize
+           : l->chain             ? depth * wide
+                                  : depth * others * (scatter ? most : 1) * esize;
     out = !l->reduces ? 0 : l->chain ? depth * wide : scatter ? depth * n * esize : l->whole ? esize : 0;
     area = (uint64_t)l->deep * (scatter ? most : gather ? n : split) * esize;
     if (scatter ? in == 0 : l->whole ? in == 0 : args->coll != GRADSYNC_REDUCE && args->share && args->reach)
@@ -98,7 +111,7 @@ static uint64_t lay_out(const gsi_plan_args *args, uint64_t count, gsi_hier *l)
     set_route(args, l);
     l->leaders = leaders < 1 ? 1 : leaders < least ? (int)leaders : (int)least;
     uint64_t slice = count ? (count - 1) / (uint64_t)l->leaders + 1 : 0;
-    l->whole = !l->chain && args->coll == GRADSYNC_ALL_REDUCE && count &&
+    l->whole = !l->chain && args->coll == GRADSYNC_ALL_REDUCE && count && hosts <= EXCHANGE_HOSTS &&
                gsi_mul(slice * esize, hosts - 1) <= (args->chunk ? args->chunk : WHOLE_BYTES);
     /* A message between two hosts: all of the item, the part of one host, or an item of the blocks of a host. */
     uint64_t message = blocks(args) ? slice * (uint64_t)h->most : l->chain ? slice : slice / hosts;
@@ -106,7 +119,7 @@ static uint64_t lay_out(const gsi_plan_args *args, uint64_t count, gsi_hier *l)
     if (blocks(args))
         want /= (uint64_t)h->most;
     l->depth = gsi_depth(args) > 2 ? gsi_depth(args) : 2;
-    for (; !part && l->depth >= 1; l->depth -= !part) {
+    for (; !part && l->depth >= (l->ring ? 2 : 1); l->depth -= !part) {
         each = place_buffers(args, l, 1);
         /* In elements of `each` bytes, of which a part may want no more than the STAGE holds. */
         part = l->whole ? slice : gsi_elements(want, args->esize);
@@ -124,7 +137,7 @@ static uint64_t lay_out(const gsi_plan_args *args, uint64_t count, gsi_hier *l)
     l->grain = gsi_grain(part, args->esize);
     if (l->whole)
         part = (part + l->grain - 1) / l->grain * l->grain;
-    each = place_buffers(args, l, part);
+    place_buffers(args, l, part);
     /* Rounding up to a grain may have been too much: without grains then. */
     if (l->end > args->stage_bytes) {
         l->grain = 1;
@@ -149,7 +162,8 @@ void gsi_hier_costs(const gsi_plan_args *args, gsi_hier_cost *out)
     if (!args->count || !lay_out(args, args->count, &l))
         return;
     uint64_t items = items_of(args, &l);
-    *out = (gsi_hier_cost){l.leaders, items < INT32_MAX ? (int)items : INT32_MAX, l.whole, l.chain};
+    *out = (gsi_hier_cost){l.leaders, items < INT32_MAX ? (int)items : INT32_MAX, l.whole, l.chain,
+                           l.ring && !l.whole ? gsi_hier_width(&l) : 0};
 }
 
 uint64_t gsi_segment_hier(const gsi_plan_args *args)
@@ -447,6 +461,23 @@ static void exchange(gsi_builder *b)
     }
 }
 
+/* In a ring, not shared: the next group of items is given before the results of the last one are copied. */
+static void ring(gsi_builder *b)
+{
+    const gsi_hier *l = b->shape;
+    int leads = gsi_hier_index(b) < l->leaders, apart = !gsi_hier_shared(b, gsi_hier_host(b));
+    int width = gsi_hier_width(l), groups = (l->items - 1) / width + 1;
+
+    for (int t = 0; t <= groups; t++) {
+        for (int k = t * width; k < (t + 1) * width && k < l->items && apart; k++)
+            copy_in(b, k);
+        for (int k = (t - 1) * width; k < t * width && k < l->items && t && apart; k++)
+            copy_out(b, k);
+        if (leads && t < groups)
+            gsi_hier_ring(b, t);
+    }
+}
+
 static void chain(gsi_builder *b)
 {
     const gsi_hier *l = b->shape;
@@ -483,6 +514,8 @@ static void program(gsi_builder *b)
 
     if (l->chain)
         chain(b);
+    else if (l->ring && !l->whole)
+        ring(b);
     else
         exchange(b);
     /* Whoever shares memory returns when nobody uses it any more. */
@@ -514,7 +547,9 @@ int gsi_build_hier(gsi_builder *b)
     if (items > INT32_MAX / 4)
         return gsi_too_long(b);
     l.items = (int)items;
-    if (l.reduces && args->hosts->most > 1)
+    if (l.ring && !l.whole)
+        plan->ordered = 0;
+    else if (l.reduces && args->hosts->most > 1)
         plan->ordered = l.chain && (args->flags & GRADSYNC_ORDERED);
     else if (l.reduces)
         plan->ordered = !l.chain || (args->flags & GRADSYNC_ORDERED);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
  * Inside the hierarchical plans: what the work between hosts (hier_exchange.c,
- * hier_chain.c) and the work inside a host (hier.c) have in common.
+ * hier_ring.c, hier_chain.c) and the work inside a host (hier.c) have in common.
  *
  * On every host the first `leaders` ranks own one slice each of the message (of every
  * block, for reduce-scatter and all-gather). Leader i of a host works on its slice with
@@ -28,6 +28,8 @@ typedef struct gsi_hier {
     uint64_t grain;         /* of borders, elements */
     int leaders, items;     /* of every host; of every leader */
     int depth, deep;        /* items under way: buffers of each kind; result areas */
+    int slots;              /* ring: for parts that arrive */
+    int ring;               /* the hosts form a ring, each sends to its neighbour only */
     int chain;              /* along the hosts, one after the other; else an exchange between all of them */
     int whole;              /* exchange: every host gets all partial results, and reduces all of the item */
     int reduces, wide;      /* contributions are combined; partial results are f32 of f16 or bf16 */
@@ -81,10 +83,19 @@ void gsi_hier_wait_free(gsi_builder *b, int k);
 /* My own results of item k, from my area. */
 void gsi_hier_keep(gsi_builder *b, int k);
 
+/* The results of item k, complete at the leader but for its own part, on to the local ranks. */
+void gsi_hier_deliver(gsi_builder *b, int k);
+/* Items of a ring's group. */
+static inline int gsi_hier_width(const gsi_hier *l)
+{
+    return l->depth > 1 ? l->depth / 2 : 1;
+}
+
 /* What a leader does in turn t, and after how many turns the results of an item are taken up on host h. */
 void gsi_hier_fetch(gsi_builder *b, int k); /* of an exchange: the results of item k, to begin a turn with */
 void gsi_hier_exchange(gsi_builder *b, int t);
 void gsi_hier_chain(gsi_builder *b, int t);
+void gsi_hier_ring(gsi_builder *b, int t);
 int gsi_hier_lag(const gsi_builder *b, int h);
 
 #endif

@@ -97,12 +97,10 @@ static void reduce_part(gsi_builder *b, int k)
     }
 }
 
-/* The results of the other hosts, on to the local ranks. */
-static void spread_parts(gsi_builder *b, int k)
+void gsi_hier_deliver(gsi_builder *b, int k)
 {
     int h = gsi_hier_host(b), x = gsi_hier_index(b);
 
-    wait_others(b, HIER_RESULT, k);
     gsi_hier_out(b, k);
     if (!gsi_hier_shared(b, h)) {
         gsi_hier_keep(b, k);
@@ -119,6 +117,13 @@ static void spread_parts(gsi_builder *b, int k)
                           gsi_hier_straight(b, h) ? gsi_at(GSI_RECV, b->rank, r[i].recv)
                                                   : gsi_hier_area(b, b->rank, k, 0, r[i], GSI_PARTIAL),
                           r[i]);
+}
+
+/* The results of the other hosts, on to the local ranks. */
+static void spread_parts(gsi_builder *b, int k)
+{
+    wait_others(b, HIER_RESULT, k);
+    gsi_hier_deliver(b, k);
 }
 
 /* All of the only item at once. Everyone reduces the same partial results in the same order: the same bits. */

@@ -39,6 +39,11 @@ static double least(double a, double b)
     return a < b ? a : b;
 }
 
+static double most_of(double a, double b)
+{
+    return a > b ? a : b;
+}
+
 /* Everyone's payload to everyone with the header: all is over when the headers are there. */
 static void oneshot(gsi_model *m, wire *w)
 {
@@ -130,7 +135,7 @@ static void doubling(gsi_model *m, wire *w)
     uint32_t power = (uint32_t)m->args.n;
     int gathers = m->args.coll == GRADSYNC_ALL_GATHER || (m->args.flags & GRADSYNC_ORDERED);
 
-    for (double h = 1; h < w->H; h *= 2)
+    for (int h = 1; h < m->args.hosts->hosts; h *= 2)
         far++;
     w->senders = w->m;
     if (gathers) {
@@ -203,7 +208,7 @@ static void hier(gsi_model *m, wire *w)
     double wide = m->args.flags & GRADSYNC_ORDERED ? (double)m->args.acc_esize / m->args.esize : 1;
 
     gsi_hier_costs(&m->args, &cost);
-    if (k == 1 && !cost.whole && !cost.chain) {
+    if (k == 1 && !cost.whole && !cost.chain && !cost.ring) {
         pairwise(m, w); /* is what it comes to */
         w->local = 1;
         return;
@@ -235,6 +240,13 @@ static void hier(gsi_model *m, wire *w)
         int rounds = m->args.coll == GRADSYNC_ALL_REDUCE ? 2 : 1;
         w->latencies = rounds;
         w->sent = rounds * (H - 1) * cost.items;
+        if (cost.ring) {
+            /* Every round of every group waits for its message, but for what the others of the group take. */
+            double message = slice / cost.items / H / (m->costs->wire_GBps * 1e3), wait = m->costs->wire_us;
+            int groups = (cost.items - 1) / cost.ring + 1;
+            double idle = wait > (cost.ring - 1) * message ? 1 - (cost.ring - 1) * message / wait : 0;
+            w->latencies = 2 + 2 * (H - 1) * idle * groups;
+        }
         if (m->args.coll == GRADSYNC_ALL_REDUCE)
             w->bytes = 2 * (H - 1) / H * S;
         else
@@ -268,8 +280,7 @@ void gsi_predict_wire(gsi_model *m)
 
     w.remote = m->n - hosts->least;
     /* The headers, which are a barrier already. */
-    double header = c->message_us * w.remote, price = c->message_bytes;
-    double header_bytes = price * w.remote * w.m;
+    double price = c->message_bytes;
     if (!nothing)
         switch (m->args.algo) {
         case GRADSYNC_ALGO_ONESHOT:
@@ -292,7 +303,9 @@ void gsi_predict_wire(gsi_model *m)
         }
     double each = c->wire_GBps * 1e3, host = c->host_GBps > 0 ? c->host_GBps * 1e3 : each;
     double all = least(each * w.m, host), rate = least(each * w.senders, host);
-    double wired = (w.bytes + w.messages * price) / rate + w.sent * c->message_us;
+    /* A message keeps a core busy, and the wire; whichever takes longer counts. */
+    double wired = w.bytes / rate + most_of(w.messages * price / rate, w.sent * c->message_us);
+    double headers = most_of(w.remote * w.m * price / all, w.remote * c->message_us);
     double cores = m->copy_us + m->reduce_us, hidden = cores * (w.pieces - 1) / w.pieces;
     /* Cores and wire work at the same time: the shorter of the two is hidden, but for one piece of the cores' work. */
     double seen = cores - least(hidden, wired) + (w.stages - 1) * cores / w.pieces;
@@ -301,7 +314,7 @@ void gsi_predict_wire(gsi_model *m)
         m->copy_us *= seen / cores;
         m->reduce_us *= seen / cores;
     }
-    m->exchange_us = c->wire_us + header + header_bytes / all + w.latencies * (c->wire_us + c->message_us) +
-                     w.local * m->A + c->step_us * (w.sent + w.latencies);
+    m->exchange_us = c->wire_us + headers + w.latencies * (c->wire_us + c->message_us) + w.local * m->A +
+                     c->step_us * (w.sent + w.latencies);
     m->transfer_us = wired;
 }
