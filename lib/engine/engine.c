@@ -147,12 +147,12 @@ void gsi_engine_free(gsi_engine *e)
     if (e->process == gsi_process())
         end_all(e);
     gsi_engine_free_plans(e);
-    gsi_p2p_free(e);
     for (uint32_t i = 0; i < GSI_MAX_LANES; i++)
         free_lane(&e->lanes[i]);
     free(e->hosts);
     e->hosts = NULL;
     e->ep->ops->destroy(e->ep);
+    gsi_p2p_free(e); /* its staging memory is known to the endpoint until then */
     e->ep = NULL;
     let_go(e);
 }

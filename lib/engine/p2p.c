@@ -58,7 +58,7 @@ void gsi_p2p_work(gsi_p2p *p, gsi_p2p_op *o)
 
 int gsi_p2p_give_id(gsi_p2p *p, gsi_p2p_op *o)
 {
-    uint32_t at = 0;
+    uint32_t at = p->lowest;
     while (at < p->room && p->table[at])
         at++;
     if (at == p->room) {
@@ -71,6 +71,7 @@ int gsi_p2p_give_id(gsi_p2p *p, gsi_p2p_op *o)
         p->room = room;
     }
     p->table[at] = o;
+    p->lowest = at + 1;
     o->id = (uint64_t)++p->generation << 32 | (at + 1);
     return 0;
 }
@@ -94,8 +95,11 @@ static void end_as(gsi_engine *e, gsi_p2p_op *o, int result)
         p->all = o->behind;
     if (o->behind)
         o->behind->before = o->before;
-    if (o->id)
-        p->table[(uint32_t)o->id - 1] = NULL;
+    if (o->id) {
+        uint32_t at = (uint32_t)o->id - 1;
+        p->table[at] = NULL;
+        p->lowest = at < p->lowest ? at : p->lowest;
+    }
     for (int i = 0; o->windows && i < GSI_P2P_WINDOWS; i++)
         if (o->call.kind == GRADSYNC_RECV && o->windows[i].chunk >= 0 && o->windows[i].state != GSI_WINDOW_FREE)
             gsi_p2p_free_chunk(p, o->windows[i].chunk);

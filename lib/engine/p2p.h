@@ -140,11 +140,11 @@ typedef struct gsi_p2p {
     gsi_p2p_queue posted; /* under the queue's lock */
     _Atomic int has_posted;
     gsi_p2p_op *all;
-    gsi_p2p_queue work; /* ops that have something to do */
-    uint32_t blocked;   /* peers whose `out` is not empty, at most */
-    int owing;          /* some peer is owed a credit that found no room */
-    gsi_p2p_op **table; /* by id */
-    uint32_t room, generation;
+    gsi_p2p_queue work;                /* ops that have something to do */
+    uint32_t blocked;                  /* peers whose `out` is not empty, at most */
+    int owing;                         /* some peer is owed a credit that found no room */
+    gsi_p2p_op **table;                /* by id */
+    uint32_t room, generation, lowest; /* lowest: all places of the table before it are taken */
     gsi_memory stage;
     int staging;                        /* 0: not made yet, 1: made, 2: known to all, < 0: cannot be made */
     uint32_t chunks;                    /* bit: this chunk is in use */

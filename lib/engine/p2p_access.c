@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One-sided: puts, gets, signals, and the keys that they need. */
-#include <stdio.h>
+#include <sched.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -178,12 +178,13 @@ void gsi_p2p_on_signal(gsi_engine *e, int from, const gsi_p2p_mail *mail)
 int gsi_p2p_signals(gsi_engine *e, int peer, uint32_t slot, uint64_t *out)
 {
     pthread_mutex_lock(&e->lock);
-    if (!e->broken)
-        gsi_engine_progress(e);
+    int moved = !e->broken && gsi_engine_progress(e);
     int rc = e->broken ? gsi_engine_fail_broken(e) : 0;
     const gsi_p2p *p = e->p2p;
     *out = p && p->peers[peer].signals ? p->peers[peer].signals[slot] : 0;
     pthread_mutex_unlock(&e->lock);
+    if (!moved)
+        sched_yield(); /* who does nothing but ask may be in the way of those that it waits for */
     return rc;
 }
 
