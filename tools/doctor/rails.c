@@ -17,8 +17,8 @@ void rails_text(const survey *s)
 {
     int apart = 0;
 
-    printf("Rails between %d hosts by %s: 8 bytes one way, and writes of %d MiB in each direction.\n\n", s->nhosts,
-           s->wire, PAIR_CHUNK >> 20);
+    printf("Rails between %d hosts by %s: 8 bytes one way, and writes of %d KiB in each direction.\n\n", s->nhosts,
+           s->wire, PAIR_CHUNK >> 10);
     printf("%-30s %-30s %10s %9s %9s %8s\n", "from", "to", "latency", "there", "back", "nominal");
     printf("%-30s %-30s %10s %9s %9s %8s\n", "", "", "(us)", "(Gb/s)", "(Gb/s)", "(Gb/s)");
     for (int q = 0; q < s->npairs; q++) {

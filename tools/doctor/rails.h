@@ -5,7 +5,7 @@
 
 #include <gradsync/gradsync.h>
 
-enum { RAILS_MAX = 64, RAIL_SUBNETS = 4, PAIR_CHUNK = 1 << 20, PAIR_WINDOW = 8 };
+enum { RAILS_MAX = 64, RAIL_SUBNETS = 4, PAIR_CHUNK = 256 << 10, PAIR_WINDOW = 8 };
 
 typedef struct rail {
     char name[72];      /* "mlx5_0:1", "eth0" */
@@ -34,7 +34,7 @@ typedef struct pairing {
     int32_t status;    /* 0: measured; else the error */
     int32_t connected; /* 0: it failed before anything could be sent */
     double latency_us; /* of 8 bytes, one way */
-    double gbps[2];    /* of writes: from a to b, from b to a */
+    double gbps[2];    /* of writes, the better of two tries: from a to b, from b to a */
     char why[240];
 } pairing;
 
