@@ -15,6 +15,7 @@
 
 enum { KILL, EXIT, LEAVE, ABORT, STALL };
 enum { MESSAGES, ACCESS, POSTED, KINDS };
+enum { MOST_BYTES = 3000000 };
 
 typedef struct round_of {
     int mode, kind, victim, turns; /* turns: what the victim still does */
@@ -89,6 +90,7 @@ static int run_ring(ranks_world *world, int rank, void *arg)
     gradsync_config config = GRADSYNC_CONFIG_INIT;
     gradsync_mem *mem;
     gradsync_key key;
+    static char out[MOST_BYTES], in[MOST_BYTES]; /* ranks are processes here */
     ring g = {.right = (rank + 1) % n, .left = (rank + n - 1) % n};
 
     config.timeout_ms = r->mode == STALL ? 700 : 60000;
@@ -97,8 +99,8 @@ static int run_ring(ranks_world *world, int rank, void *arg)
         gradsync_all_gather(g.comm, &key, g.keys, sizeof key, GRADSYNC_U8, NULL))
         return complain(rank, "setting up", -1);
     ranks_barrier(world, rank); /* whoever aborts at once does not end the others' setting up */
-    g.out = calloc(1, r->bytes + 64);
-    g.in = calloc(1, r->bytes + 64);
+    g.out = out;
+    g.in = in;
     for (int number = 1; !rc; number++) {
         if (rank == r->victim && number > r->turns) {
             if (r->mode == KILL)
@@ -134,14 +136,12 @@ static int run_ring(ranks_world *world, int rank, void *arg)
     }
     gradsync_comm_destroy(g.comm);
     gradsync_mem_free(mem);
-    free(g.out);
-    free(g.in);
     return !good || gradsync_context_destroy(ctx);
 }
 
 static void test_rounds(const char *name, int mode, int rounds)
 {
-    static const size_t bytes[] = {8, 4000, 100000, 3000000};
+    static const size_t bytes[] = {8, 4000, 100000, MOST_BYTES};
     unsigned seed = 777u + (unsigned)mode;
     int failed = 0;
 
@@ -168,7 +168,7 @@ static int run_legacy(ranks_world *world, int rank, void *arg)
     gradsync_comm *comm = ranks_comm(world, rank, NULL, &ctx);
     gradsync_mem *mem;
     gradsync_key keys[2], own;
-    unsigned char *data = malloc(MIDDLE_BYTES);
+    static unsigned char data[MIDDLE_BYTES];
     int failed = 0;
 
     (void)arg;
@@ -207,7 +207,6 @@ static int run_legacy(ranks_world *world, int rank, void *arg)
         gradsync_comm_destroy(comm);
         gradsync_mem_free(mem);
     }
-    free(data);
     return failed || gradsync_context_destroy(ctx);
 }
 
@@ -259,7 +258,7 @@ static int run_deadline(ranks_world *world, int rank, void *arg)
     config.timeout_ms = 300;
     config.progress = what == 4 ? GRADSYNC_PROGRESS_MANUAL : GRADSYNC_PROGRESS_AUTO;
     gradsync_comm *comm = ranks_comm(world, rank, &config, &ctx);
-    char *buf = calloc(1, 1 << 20);
+    static char buf[1 << 20];
     if (!comm)
         return 1;
     if (rank == 0) {
@@ -288,7 +287,6 @@ static int run_deadline(ranks_world *world, int rank, void *arg)
     }
     ranks_barrier(world, rank); /* rank 1 is alive, and does nothing */
     ranks_end(ctx, comm);
-    free(buf);
     return failed;
 }
 

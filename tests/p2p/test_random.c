@@ -24,9 +24,8 @@ typedef struct script {
 } script;
 
 typedef struct message {
-    int src, dst, tag;
     size_t bytes, room; /* room < bytes: too long */
-    int src_kind, dst_kind, src_posts, dst_posts;
+    int src, dst, tag, src_kind, dst_kind, src_posts, dst_posts;
     int collective; /* not a message, but an all-reduce of `bytes` floats */
 } message;
 
@@ -333,7 +332,8 @@ static void check_messages(side *s, const message *m)
     for (int i = 0; i < MESSAGES; i++) {
         int fits = m[i].room >= m[i].bytes, sent = s->results[1][i], received = s->results[0][i];
         if (m[i].collective) {
-            float want = (float)(s->n * (s->n + 1) / 2);
+            int want_sum = s->n * (s->n + 1) / 2;
+            float want = (float)want_sum;
             for (size_t k = 0; k < m[i].bytes; k++)
                 if (sent || s->sums[i][k] != want) {
                     complain(s, "an all-reduce", i, sent);
