@@ -7,6 +7,8 @@
 #include "base/error.h"
 #include "engine/p2p.h"
 
+enum { FAMILIAR_US = 1000000 };
+
 /* ---- Transfers --------------------------------------------------------------------- */
 
 /* Notes what is done; 1 if anything was. */
@@ -80,6 +82,17 @@ static int copy_own(gsi_p2p_op *o, int *moved)
     return t->done == c->bytes;
 }
 
+/* Where memory is told of by messages, a key that came by another way may have been faster: for a moment, memory
+ * that is not known is waited for. */
+static int may_be_early(const gsi_engine *e, gsi_p2p_op *o, int rc)
+{
+    if (rc != GRADSYNC_ERR_INVALID || e->p2p->loadstore || o->transfer.issued ||
+        gsi_ticks_us(gsi_ticks() - o->op.start_ticks) >= FAMILIAR_US)
+        return 0;
+    o->transfer.failed = 0;
+    return 1;
+}
+
 int gsi_p2p_step_access(gsi_engine *e, gsi_p2p_op *o, int *moved)
 {
     const gsi_p2p_call *c = &o->call;
@@ -90,7 +103,7 @@ int gsi_p2p_step_access(gsi_engine *e, gsi_p2p_op *o, int *moved)
     else
         rc = gsi_p2p_transfer_step(e, &o->transfer, c->kind == GRADSYNC_GET, c->peer, c->mem, c->off, c->buf, c->bytes,
                                    moved);
-    if (!rc)
+    if (!rc || may_be_early(e, o, rc))
         return GSI_P2P_BUSY;
     if (c->kind == GRADSYNC_PUT)
         e->p2p->peers[c->peer].puts--;
