@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The verbs provider against real libibverbs and a real driver, through rail.h only. Both sides run every case; the
- * first tells what both found. Needs RDMA devices: see --help, and lab.sh for the ones of the lab. */
+ * first tells what both found. Needs RDMA devices: see --help, and tests/rdma/cases/provider.sh. */
+#include "cases.h"
 #include "pair.h"
 #include "tap.h"
 
@@ -9,31 +10,11 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/resource.h>
-#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 /* Side 0's memory: what it sends is in the first half, what it gets in the second; so for side 1. */
 enum { HALF = PAIR_BYTES / 2 };
-
-#define EXPECT(cond)                                                                                                   \
-    do {                                                                                                               \
-        if (!(cond)) {                                                                                                 \
-            fprintf(stderr, "# side %d, line %d: %s\n", p->role, __LINE__, #cond);                                     \
-            return 0;                                                                                                  \
-        }                                                                                                              \
-    } while (0)
-
-static const char *last_message(void)
-{
-    static gradsync_error_info info;
-
-    info = (gradsync_error_info)GRADSYNC_ERROR_INFO_INIT;
-    gradsync_last_error(&info);
-    return info.message;
-}
 
 static int one_write(pair *p)
 {
@@ -266,6 +247,68 @@ static int reconnect(pair *p)
     return 1;
 }
 
+/* Three connections of one rail: when one goes, what has come on the others and was not yet polled is not lost. */
+static int neighbours(pair *p)
+{
+    enum { N = 3, EACH = 50 };
+    gsi_conn *conns[N], *none;
+    gsi_rail_address mine[N], theirs[N];
+    gsi_rail_event events[7];
+
+    for (unsigned k = 0; k < N; k++)
+        EXPECT(!p->rail->ops->conn(p->rail, 100 + k, &conns[k], &mine[k]));
+    EXPECT(p->rail->ops->conn(p->rail, 200, &none, &theirs[0]) == GRADSYNC_ERR_INTERNAL); /* all are in use */
+    pair_swap(p, mine, theirs, sizeof mine);
+    for (unsigned k = 0; k < N; k++)
+        EXPECT(!p->rail->ops->connect(conns[k], &theirs[k]));
+    double until = pair_seconds() + 20;
+    for (unsigned k = 0; k < N; k++)
+        while (p->rail->ops->ready(conns[k]) != 1)
+            EXPECT(pair_seconds() < until);
+    EXPECT(pair_meet(p, 1));
+    for (unsigned i = 0; i < EACH; i++)
+        for (unsigned k = 0; k < N; k++) {
+            gsi_rail_work work = {.id = k << 16 | i, .imm = k << 16 | i, .flags = GSI_RAIL_IMM | GSI_RAIL_SIGNAL};
+
+            EXPECT(!p->rail->ops->write(conns[k], &work));
+        }
+    /* One read of the peer on each: when it is back, all before it has arrived there. Nothing is polled meanwhile. */
+    volatile uint32_t *back = (volatile uint32_t *)(void *)(p->mem + HALF);
+    memset(p->mem, 1, 64), memset(p->mem + HALF, 0, 64);
+    EXPECT(pair_meet(p, 1));
+    for (unsigned k = 0; k < N; k++) {
+        gsi_rail_work work = {.local = p->mem + HALF + 4 * (size_t)k,
+                              .region = &p->region,
+                              .bytes = 4,
+                              .remote = p->peer_mem,
+                              .remote_key = p->peer_key};
+
+        EXPECT(!p->rail->ops->read(conns[k], &work));
+    }
+    while (!back[0] || !back[1] || !back[2])
+        EXPECT(pair_seconds() < until);
+    EXPECT(pair_meet(p, 1));
+    p->rail->ops->disconnect(conns[1]);
+    unsigned sent[N] = {0}, arrived[N] = {0};
+    while (sent[0] < EACH || sent[2] < EACH || arrived[0] < EACH || arrived[2] < EACH) {
+        int n = p->rail->ops->poll(p->rail, events, 7);
+
+        for (int i = 0; i < n; i++) {
+            unsigned k = events[i].conn - 100;
+            EXPECT(k == 0 || k == 2);
+            if (events[i].kind == GSI_RAIL_SENT)
+                EXPECT(events[i].id == (k << 16 | sent[k]++));
+            else
+                EXPECT(events[i].kind == GSI_RAIL_ARRIVED && events[i].imm == (k << 16 | arrived[k]++));
+        }
+        EXPECT(pair_seconds() < until);
+    }
+    EXPECT(pair_meet(p, 1));
+    p->rail->ops->disconnect(conns[2]);
+    p->rail->ops->disconnect(conns[0]);
+    return pair_meet(p, 1) && one_write(p);
+}
+
 /* A write that the peer's memory refuses: one FAILED, with the work's id, and nothing afterwards. */
 static int refused_write(pair *p)
 {
@@ -323,53 +366,6 @@ static int peer_gone(pair *p)
     return !pair_open(p) && !pair_connect(p) && one_write(p);
 }
 
-static int wrong_addresses(pair *p)
-{
-    gsi_rail_address good, bad = {{0}};
-    gsi_conn *conn = NULL;
-
-    EXPECT(!p->rail->ops->conn(p->rail, 3, &conn, &good));
-    EXPECT(p->rail->ops->connect(conn, &bad) == GRADSYNC_ERR_DEVICE);
-    bad = good;
-    bad.blob[4] ^= 1; /* of the other link layer */
-    EXPECT(p->rail->ops->connect(conn, &bad) == GRADSYNC_ERR_DEVICE);
-    EXPECT(p->rail->ops->ready(conn) == 0);
-    EXPECT(p->rail->ops->write(conn, &(gsi_rail_work){.flags = GSI_RAIL_IMM}) == GRADSYNC_ERR_SYSTEM);
-    p->rail->ops->disconnect(conn);
-    return 1;
-}
-
-/* One side by rdma_cm, the other not. */
-static int mixed_managers(pair *p)
-{
-    const char *was = getenv("GRADSYNC_CONNECT");
-    int cm = was && !strcmp(was, "cm");
-    gsi_rail *other = NULL;
-    gsi_rail_address mine, theirs;
-    gsi_conn *conn = NULL;
-
-    setenv("GRADSYNC_CONNECT", "pigeon", 1);
-    EXPECT(p->open(&p->config, &other) == GRADSYNC_ERR_INVALID && strstr(last_message(), "pigeon"));
-    setenv("GRADSYNC_CONNECT", cm != (p->role == 1) ? "cm" : "exchange", 1);
-    int rc = p->open(&p->config, &other);
-    if (was)
-        setenv("GRADSYNC_CONNECT", was, 1);
-    else
-        unsetenv("GRADSYNC_CONNECT");
-    /* A GID that is no IP address cannot be connected to by rdma_cm. */
-    EXPECT(!rc || (rc == GRADSYNC_ERR_UNSUPPORTED && strstr(last_message(), "IP address")));
-    if (!pair_meet(p, !rc)) {
-        if (!rc)
-            other->ops->close(other);
-        return 1;
-    }
-    EXPECT(!other->ops->conn(other, 1, &conn, &mine));
-    pair_swap(p, &mine, &theirs, sizeof mine);
-    EXPECT(other->ops->connect(conn, &theirs) == GRADSYNC_ERR_INVALID && strstr(last_message(), "GRADSYNC_CONNECT"));
-    other->ops->close(other);
-    return 1;
-}
-
 /* A forked child may close what it has inherited, and live on: the parent and its memory do not notice. */
 static int forking(pair *p)
 {
@@ -396,86 +392,6 @@ static int forking(pair *p)
     close(hold[1]);
     EXPECT(waitpid(child, &status, 0) == child && status == 0);
     return pair_meet(p, 1) && one_write(p);
-}
-
-static int wrong_memory(pair *p)
-{
-    gsi_region region;
-    void *read_only = mmap(NULL, 8192, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-    EXPECT(p->rail->ops->reg(p->rail, read_only, 8192, &region) == GRADSYNC_ERR_UNSUPPORTED);
-    munmap(read_only, 8192);
-    EXPECT(p->rail->ops->reg(p->rail, read_only, 8192, &region) == GRADSYNC_ERR_UNSUPPORTED);
-    EXPECT(p->rail->ops->reg(p->rail, p->mem, 0, &region) == GRADSYNC_ERR_UNSUPPORTED);
-    /* Many, given back in another order. */
-    gsi_region many[20];
-    for (unsigned i = 0; i < 20; i++)
-        EXPECT(!p->rail->ops->reg(p->rail, p->mem + 4096 * (size_t)i, 4096, &many[i]));
-    for (unsigned i = 0; i < 20; i++)
-        p->rail->ops->dereg(p->rail, &many[i * 7 % 20]);
-    return 1;
-}
-
-/* As a user without privileges and with a small limit of locked memory. */
-static int memlock(pair *p)
-{
-    pid_t child = fork();
-
-    if (child == 0) {
-        struct rlimit limit = {65536, 65536};
-        gsi_rail *rail;
-        gsi_region region;
-        int rc;
-
-        if (setrlimit(RLIMIT_MEMLOCK, &limit) || setgid(65534) || setuid(65534))
-            _exit(2);
-        rc = p->open(&p->config, &rail);
-        if (!rc)
-            rc = rail->ops->reg(rail, p->mem, 1 << 20, &region);
-        if (rc != GRADSYNC_ERR_NOMEM || !strstr(last_message(), "ulimit -l unlimited"))
-            fprintf(stderr, "# %d: %s\n", rc, last_message());
-        _exit(rc == GRADSYNC_ERR_NOMEM && strstr(last_message(), "ulimit -l unlimited") ? 0 : 1);
-    }
-    int status = -1;
-    EXPECT(waitpid(child, &status, 0) == child && WIFEXITED(status));
-    return WEXITSTATUS(status) == 0;
-}
-
-static int refuses(pair *p, gsi_rail_config config, int code, const char *text)
-{
-    gsi_rail *rail = NULL;
-    int rc = p->open(&config, &rail);
-
-    if (rc != code || !strstr(last_message(), text)) {
-        fprintf(stderr, "# %d '%s', not %d '%s'\n", rc, rc ? last_message() : "", code, text);
-        if (!rc)
-            rail->ops->close(rail);
-        return 0;
-    }
-    return 1;
-}
-
-static int wrong_configs(pair *p)
-{
-    gsi_rail_config c = p->config;
-
-    strcpy(c.device, "no_such_0");
-    EXPECT(refuses(p, c, GRADSYNC_ERR_DEVICE, p->config.device));
-    c = p->config, c.port = 9;
-    EXPECT(refuses(p, c, GRADSYNC_ERR_DEVICE, "no port 9"));
-    c = p->config, c.gid_index = 200;
-    EXPECT(refuses(p, c, GRADSYNC_ERR_DEVICE, "index 200"));
-    c = p->config, c.gid_index = 256;
-    EXPECT(refuses(p, c, GRADSYNC_ERR_INVALID, "GID index 256"));
-    c = p->config, c.mtu = 1500;
-    EXPECT(refuses(p, c, GRADSYNC_ERR_INVALID, "1500"));
-    c = p->config, c.connections = 60000;
-    EXPECT(refuses(p, c, GRADSYNC_ERR_UNSUPPORTED, "completion queue"));
-    c = p->config, c.traffic_class = 256;
-    EXPECT(refuses(p, c, GRADSYNC_ERR_INVALID, "traffic class"));
-    c = p->config, c.retry_count = 8;
-    EXPECT(refuses(p, c, GRADSYNC_ERR_INVALID, "retries"));
-    return 1;
 }
 
 /* Random sizes, flags and places in both directions at once, with as many in flight as are allowed. */
@@ -536,34 +452,6 @@ static int storm(pair *p)
     return 1;
 }
 
-/* Queues go to the rail's node; the caller's own memory goes on going where it did. */
-static int memory_policy(pair *p)
-{
-    enum { INTERLEAVE = 3, BITS = 1024 };
-    unsigned long mine[BITS / 64] = {1}, now[BITS / 64] = {0};
-    gsi_rail_config config = p->config;
-    gsi_rail_address address;
-    gsi_rail *rail;
-    gsi_conn *conn;
-    int mode = -1;
-
-    if (syscall(SYS_set_mempolicy, INTERLEAVE, mine, BITS)) {
-        tap_note("no memory policies here: %s", strerror(errno));
-        return 1;
-    }
-    config.numa_node = 0;
-    EXPECT(!p->open(&config, &rail));
-    EXPECT(rail->numa_node == 0);
-    EXPECT(!rail->ops->conn(rail, 0, &conn, &address));
-    EXPECT(!syscall(SYS_get_mempolicy, &mode, now, BITS, NULL, 0));
-    EXPECT(mode == INTERLEAVE && now[0] == 1);
-    EXPECT(!syscall(SYS_set_mempolicy, 0, NULL, 0));
-    rail->ops->disconnect(conn);
-    rail->ops->close(rail);
-    EXPECT(!syscall(SYS_get_mempolicy, &mode, NULL, 0, NULL, 0));
-    return mode == 0;
-}
-
 static const char *down_command, *up_command;
 
 static int run_command(const char *command)
@@ -580,7 +468,7 @@ static int port_events(pair *p)
         EXPECT(sleep_for(p, GSI_RAIL_DOWN, &event));
         EXPECT(event.why && event.why[0]);
         gsi_rail_config config = p->config;
-        EXPECT(refuses(p, config, GRADSYNC_ERR_DEVICE, "not active"));
+        EXPECT(case_refuses(p, config, GRADSYNC_ERR_DEVICE, "not active"));
         EXPECT(!pair_write(p, 0, HALF, 64, GSI_RAIL_SIGNAL, 0, 1));
         EXPECT(run_command(up_command));
         EXPECT(sleep_for(p, GSI_RAIL_UP, &event));
@@ -608,15 +496,17 @@ int main(int argc, char **argv)
         {storm, "3000 random writes in each direction"},
         {sleeping, "arrivals and completions wake a sleeper"},
         {reconnect, "a new connection hears nothing of the old one's sends"},
+        {neighbours, "a connection that goes takes nothing of the others with it"},
         {refused_write, "a refused write fails the connection once, and a new one works"},
         {peer_gone, "a peer that is gone"},
-        {wrong_addresses, "wrong addresses are refused"},
-        {mixed_managers, "both sides must connect in one way"},
+        {case_wrong_addresses, "wrong addresses are refused"},
+        {case_mixed_managers, "both sides must connect in one way"},
         {forking, "a forked child closes all, and the parent does not notice"},
-        {wrong_memory, "memory that cannot be registered"},
-        {memlock, "the limit of locked memory is told with the remedy"},
-        {wrong_configs, "what cannot be opened is refused with the reason"},
-        {memory_policy, "the caller's memory policy stays"},
+        {case_wrong_memory, "memory that cannot be registered"},
+        {case_memlock, "the limit of locked memory is told with the remedy"},
+        {case_no_access, "a device without its nodes, or without access to them"},
+        {case_wrong_configs, "what cannot be opened is refused with the reason"},
+        {case_memory_policy, "the caller's memory policy stays"},
         {port_events, "the port's events, and a connection after them"},
     };
     static pair p;
@@ -626,13 +516,13 @@ int main(int argc, char **argv)
         return 2;
     int rc = pair_open(&p);
     if (rc)
-        fprintf(stderr, "# side %d: %s\n", p.role, last_message());
+        fprintf(stderr, "# side %d: %s\n", p.role, case_message());
     if (!pair_meet(&p, !rc))
         return 2;
     tap_note("side %d: %s, inline %u, %.0f Gbit/s", p.role, p.rail->name, p.rail->max_inline, p.rail->gbps);
     rc = pair_connect(&p);
     if (rc)
-        fprintf(stderr, "# side %d: %s\n", p.role, last_message());
+        fprintf(stderr, "# side %d: %s\n", p.role, case_message());
     if (rc)
         return 2;
     if (bench) {
