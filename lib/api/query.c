@@ -75,7 +75,7 @@ int gradsync_comm_explain(gradsync_comm *comm, int coll, uint64_t bytes, int dty
                      .esize = (uint32_t)esize,
                      .count = bytes / esize};
     gsi_choice choice;
-    gsi_engine_choose(&comm->engine, &call, mem_kind != GRADSYNC_MEM_PLAIN, 0, 0, 0, &choice);
+    gsi_engine_choose(&comm->engine, &call, mem_kind != GRADSYNC_MEM_PLAIN, 0, 0, 0, 0, &choice);
     text[0] = 0;
     for (int i = 0; i <= GRADSYNC_ALGO_COUNT && at < room; i++) {
         const gsi_candidate *k = &choice.candidates[i % GRADSYNC_ALGO_COUNT];

@@ -24,6 +24,7 @@ enum {
     WIRE_POSTS = 4,        /* collectives in flight at once: as many as there are lanes */
     WIRE_LEAST = 32 << 10, /* bytes that a rank sends, at first */
     WIRE_MOST = 2 << 20,
+    WIRE_ROUNDS = 3,
     WIRE_SURE_US = 1500, /* a measurement that took so long is good enough */
 };
 
@@ -191,11 +192,15 @@ static int measure_rate(gradsync_comm *comm, figures *f)
                          .tag = GSI_TAG_CALIBRATE};
         if (!room) /* the others' figures count; but they wait for this rank's part */
             return gsi_fail(GRADSYNC_ERR_NOMEM, "no memory to measure the rails with");
-        rc = run(comm, GRADSYNC_BARRIER, NULL, 0);
-        uint64_t start = gsi_ticks();
-        if (!rc)
-            rc = gsi_engine_run(&comm->engine, &call);
-        us = gsi_ticks_us(gsi_ticks() - start);
+        us = 1e12;
+        for (int i = 0; !rc && i < WIRE_ROUNDS; i++) { /* what else the machine does only adds to it */
+            rc = run(comm, GRADSYNC_BARRIER, NULL, 0);
+            uint64_t start = gsi_ticks();
+            if (!rc)
+                rc = gsi_engine_run(&comm->engine, &call);
+            double took = gsi_ticks_us(gsi_ticks() - start);
+            us = took < us ? took : us;
+        }
         double sent = (double)bytes * (n - 1), latency = f->wire_us * (n - 1);
         f->wire_ns_per_byte = (us > 2 * latency ? us - latency : us / 2) * 1000 / sent;
         if (!rc)

@@ -316,6 +316,10 @@ static int prepare_net(joining *j, plug *own)
     }
     if (j->shm)
         config.stage = j->shm->ops->stage(j->shm, j->shm->rank);
+    if (j->hosts > 1 && n > j->hosts) { /* some ranks share memory: then all have as much as these */
+        config.stage_bytes = GSI_SHM_STAGE_BYTES;
+        config.slot_bytes = GSI_SHM_SLOT_BYTES;
+    }
     int most = pair_up(j, my_gids);
     int rc = gsi_offer_open(j->offered, j->wire, j->used[j->a->rank], my_gids, most, &config);
     if (!rc)

@@ -48,6 +48,14 @@ static void free_lane(gsi_lane *lane)
     free(lane->awaited);
 }
 
+static double us_from_env(const char *name, double otherwise)
+{
+    const char *text = getenv(name);
+    char *end;
+    double us = text && *text ? strtod(text, &end) : -1;
+    return us >= 0 && us <= 1e9 && !*end ? us : otherwise;
+}
+
 /* With a core for every rank the answer comes while one spins; with fewer, the rank that would give it may be
  * waiting for this core, so it is yielded at once. */
 static void set_patience(gsi_engine *e)
@@ -56,8 +64,8 @@ static void set_patience(gsi_engine *e)
     double ticks_per_us = 1 / gsi_ticks_us(1);
     int crowded = e->ep->local_ranks > cpus;
 
-    e->spin_ticks = crowded ? 0 : (uint64_t)(20 * ticks_per_us);
-    e->yield_ticks = (uint64_t)((crowded ? 200 : 60) * ticks_per_us);
+    e->spin_ticks = (uint64_t)(us_from_env("GRADSYNC_SPIN_US", crowded ? 0 : 20) * ticks_per_us);
+    e->yield_ticks = (uint64_t)(us_from_env("GRADSYNC_YIELD_US", crowded ? 200 : 60) * ticks_per_us);
 }
 
 /* The second-level cache, or what GRADSYNC_NT_BYTES says. */

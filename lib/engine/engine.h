@@ -153,8 +153,8 @@ int gsi_engine_post_op(gsi_engine *e, gsi_op *op, void (*enqueue)(gsi_engine *e,
 int gsi_engine_fail_broken(const gsi_engine *e);
 
 /* What would be chosen; for the caller's explanation too. */
-void gsi_engine_choose(const gsi_engine *e, const gsi_call *call, int shareable, uint64_t head, uint64_t tail,
-                       int brief, gsi_choice *out);
+void gsi_engine_choose(const gsi_engine *e, const gsi_call *call, int shareable, int unsent, uint64_t head,
+                       uint64_t tail, int brief, gsi_choice *out);
 /* Sets the costs (equal on all ranks) and with them where small messages end. */
 void gsi_engine_set_costs(gsi_engine *e, const gsi_costs *costs);
 /* The report of an op that is done. */

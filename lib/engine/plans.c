@@ -18,8 +18,8 @@ static uint32_t hash(const gsi_plan_key *key)
     return (uint32_t)(h >> 32) & (GSI_PLAN_CACHE / WAYS - 1);
 }
 
-void gsi_engine_choose(const gsi_engine *e, const gsi_call *call, int shareable, uint64_t head, uint64_t tail,
-                       int brief, gsi_choice *out)
+void gsi_engine_choose(const gsi_engine *e, const gsi_call *call, int shareable, int unsent, uint64_t head,
+                       uint64_t tail, int brief, gsi_choice *out)
 {
     gsi_select_args args = {
         .coll = call->coll,
@@ -36,6 +36,7 @@ void gsi_engine_choose(const gsi_engine *e, const gsi_call *call, int shareable,
         .loadstore = e->ep->loadstore,
         .hosts = e->hosts,
         .share = shareable && !head && !tail,
+        .unsent = unsent,
     };
     gsi_select(&e->costs, &args, brief, out);
 }
@@ -59,6 +60,7 @@ static gsi_plan_args plan_args(const gsi_engine *e, const gsi_plan_key *key, int
         .reach = key->shareable && !key->head && !key->tail,
         .share = key->shareable && !key->head && !key->tail,
         .hosts = e->hosts,
+        .message = (uint64_t)e->costs.message_bytes,
         .flags = key->flags,
     };
 }
@@ -70,11 +72,11 @@ static int build(const gsi_engine *e, const gsi_call *call, const gsi_plan_key *
     gsi_choice choice;
 
     fixed.algo = key->attached && !key->fixed ? GRADSYNC_ALGO_ONESHOT : key->fixed;
-    gsi_engine_choose(e, &fixed, key->shareable, key->head, key->tail, 0, &choice);
+    /* Some ranks may have sent their payload where others can be reached, so that nobody has all of it. */
+    gsi_engine_choose(e, &fixed, key->shareable, !key->attached, key->head, key->tail, 0, &choice);
     if (choice.algo == GRADSYNC_ALGO_ONESHOT && !key->attached) {
-        /* Some ranks sent their payload and others can be reached, so nobody has all of it. */
-        fixed.algo = e->ep->loadstore ? GRADSYNC_ALGO_STAGED : GRADSYNC_ALGO_PAIRWISE;
-        gsi_engine_choose(e, &fixed, key->shareable, key->head, key->tail, 0, &choice);
+        fixed.algo = GRADSYNC_ALGO_STAGED;
+        gsi_engine_choose(e, &fixed, key->shareable, 1, key->head, key->tail, 0, &choice);
     }
     if (!choice.algo)
         return gsi_fail(GRADSYNC_ERR_UNSUPPORTED, "%s", choice.reason);
@@ -164,10 +166,10 @@ void gsi_engine_set_costs(gsi_engine *e, const gsi_costs *costs)
             gsi_call call = {.coll = (uint8_t)coll, .esize = 4, .count = bytes / 4};
             gsi_choice choice;
             uint64_t payload = payload_bytes(coll, bytes, e->n);
-            gsi_engine_choose(e, &call, 1, 0, 0, 1, &choice);
+            gsi_engine_choose(e, &call, 1, 0, 0, 0, 1, &choice);
             if (choice.algo == GRADSYNC_ALGO_ONESHOT)
                 limits->always = payload;
-            gsi_engine_choose(e, &call, 0, 0, 0, 1, &choice);
+            gsi_engine_choose(e, &call, 0, 0, 0, 0, 1, &choice);
             if (choice.algo == GRADSYNC_ALGO_ONESHOT)
                 limits->private = payload;
         }

@@ -22,7 +22,7 @@ static void explain_choice(const gsi_engine *e, const gsi_op *op, char *text, si
                  op->call.algo ? "call" : "communicator");
         return;
     }
-    gsi_engine_choose(e, &op->call, !plain, 0, 0, 0, &choice);
+    gsi_engine_choose(e, &op->call, !plain, 0, 0, 0, 0, &choice);
     if (choice.algo == op->algo)
         snprintf(text, room, "%s", choice.reason);
     else

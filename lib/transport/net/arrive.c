@@ -60,6 +60,35 @@ static void header_arrived(net_endpoint *ep, net_peer *peer, uint32_t value)
     peer->entered[seq % NET_LANES] = seq;
 }
 
+/* Notes that a piece is through; 1 if it is new. -1: further ahead than any peer of ours sends. */
+static int rx_note(net_rx *rx, uint32_t number, int flagged)
+{
+    const uint32_t mask = (1u << NET_NUMBER_BITS) - 1;
+    uint32_t ahead = (number - rx->base - 1) & mask;
+
+    if (ahead > mask / 2)
+        return 0; /* long through */
+    if (ahead >= NET_AHEAD)
+        return -1;
+    uint32_t at = (rx->base + 1 + ahead) % NET_AHEAD;
+    uint64_t bit = (uint64_t)1 << at % 64;
+    if (rx->seen[at / 64] & bit)
+        return 0;
+    rx->seen[at / 64] |= bit;
+    if (flagged)
+        rx->flagged[at / 64] |= bit;
+    for (;;) {
+        at = (rx->base + 1) % NET_AHEAD;
+        bit = (uint64_t)1 << at % 64;
+        if (!(rx->seen[at / 64] & bit))
+            return 1;
+        rx->signals += (rx->flagged[at / 64] & bit) != 0;
+        rx->seen[at / 64] &= ~bit;
+        rx->flagged[at / 64] &= ~bit;
+        rx->base++;
+    }
+}
+
 static void data_arrived(net_endpoint *ep, net_peer *peer, net_conn *conn, uint32_t imm)
 {
     uint64_t seq;
@@ -67,10 +96,10 @@ static void data_arrived(net_endpoint *ep, net_peer *peer, net_conn *conn, uint3
 
     if (!current(ep, imm >> NET_NUMBER_BITS & 255, 8, &seq))
         return;
-    net_flow *flow = &peer->rx[seq % NET_LANES][stream];
-    if (flow->seq != seq)
-        *flow = (net_flow){.seq = seq};
-    if (net_flow_note(flow, imm & ((1u << NET_NUMBER_BITS) - 1), (imm & NET_SIGNALS) != 0) < 0)
+    net_rx *rx = &peer->rx[seq % NET_LANES][stream];
+    if (rx->seq != seq)
+        *rx = (net_rx){.seq = seq};
+    if (rx_note(rx, imm & ((1u << NET_NUMBER_BITS) - 1), (imm & NET_SIGNALS) != 0) < 0)
         net_conn_failed(ep, peer, conn, "the peer broke the protocol: a piece beyond the window");
 }
 
@@ -101,14 +130,18 @@ static void failure_arrived(net_endpoint *ep, net_peer *peer)
 static void mail_arrived(net_endpoint *ep, net_peer *peer, net_conn *conn, uint32_t value)
 {
     uint32_t ring = value >> 16 & 1;
-    uint64_t number = peer->mail_got[ring] + 1;
+    uint32_t ahead = (uint16_t)(value - (uint32_t)(peer->mail_got[ring] + 1));
 
-    if ((uint16_t)value != (uint16_t)number) {
-        if ((uint16_t)(value - number) < 0x8000)
-            net_conn_failed(ep, peer, conn, "the peer broke the protocol: mail out of order");
-        return; /* else it has been here before */
+    if (ahead >= 0x8000)
+        return; /* it has been here before */
+    if (ahead >= NET_MAIL_SLOTS) {
+        net_conn_failed(ep, peer, conn, "the peer broke the protocol: mail that there is no room for");
+        return;
     }
-    peer->mail_got[ring] = number;
+    /* Out of order where the connection has failed by which the one before came, and that is still to be polled. */
+    peer->mail_seen[ring] |= 1u << ahead;
+    for (; peer->mail_seen[ring] & 1; peer->mail_seen[ring] >>= 1)
+        peer->mail_got[ring]++;
     if (ring != 0)
         return;
     const net_letter *mail;
@@ -120,6 +153,16 @@ static void mail_arrived(net_endpoint *ep, net_peer *peer, net_conn *conn, uint3
     }
 }
 
+static void conn_arrived(net_endpoint *ep, net_peer *peer, net_conn *conn, uint32_t value)
+{
+    if ((value & 15) == NET_GONE) {
+        net_conn_gone(ep, peer, conn, value >> 8);
+    } else if ((value & 15) == NET_LOST) {
+        conn->heard_lost = 1;
+        net_conn_failed(ep, peer, conn, "the peer has given it up");
+    }
+}
+
 static void control_arrived(net_endpoint *ep, net_peer *peer, net_conn *conn, uint32_t value)
 {
     if (value == NET_HELLO)
@@ -128,6 +171,8 @@ static void control_arrived(net_endpoint *ep, net_peer *peer, net_conn *conn, ui
         failure_arrived(ep, peer);
     else if (value == NET_BYE)
         peer->left = 1;
+    else if ((int)(value >> 4 & 15) < peer->nconns)
+        conn_arrived(ep, peer, &peer->conns[value >> 4 & 15], value);
 }
 
 void net_arrived(net_endpoint *ep, net_peer *peer, net_conn *conn, uint32_t imm)

@@ -92,7 +92,7 @@ void net_queue_bulk(net_endpoint *ep, net_peer *peer, net_work *work)
     net_pump(ep, peer);
 }
 
-void net_tell(net_endpoint *ep, net_peer *peer, uint32_t imm)
+static void tell(net_endpoint *ep, net_peer *peer, uint32_t imm, int ask)
 {
     net_work *work = net_work_new(ep);
     if (!work) {
@@ -101,33 +101,32 @@ void net_tell(net_endpoint *ep, net_peer *peer, uint32_t imm)
     }
     work->imm = imm;
     work->has_imm = 1;
+    work->ask = ask != 0;
     net_queue_urgent(ep, peer, work);
+}
+
+void net_tell(net_endpoint *ep, net_peer *peer, uint32_t imm)
+{
+    tell(ep, peer, imm, 0);
+}
+
+void net_tell_last(net_endpoint *ep, net_peer *peer, uint32_t imm)
+{
+    tell(ep, peer, imm, 1);
 }
 
 /* ---- Flows -------------------------------------------------------------------------- */
 
-int net_flow_note(net_flow *flow, uint32_t number, int flagged)
+/* A number is through. */
+static void note_sent(net_flow *flow, uint32_t number)
 {
-    const uint32_t mask = (1u << NET_NUMBER_BITS) - 1;
-    uint32_t ahead = (number - flow->base - 1) & mask;
+    uint32_t ahead = number - flow->base - 1;
 
-    if (ahead > mask / 2)
-        return 0; /* long through */
     if (ahead >= NET_WINDOW)
-        return -1;
-    uint64_t bit = (uint64_t)1 << ahead;
-    if (flow->seen & bit)
-        return 0;
-    flow->seen |= bit;
-    if (flagged)
-        flow->flagged |= bit;
-    while (flow->seen & 1) {
-        flow->signals += flow->flagged & 1;
-        flow->seen >>= 1;
-        flow->flagged >>= 1;
+        return;
+    flow->seen |= (uint64_t)1 << ahead;
+    for (; flow->seen & 1; flow->seen >>= 1)
         flow->base++;
-    }
-    return 1;
 }
 
 static net_flow *flow_of(net_peer *peer, const net_work *work)
@@ -197,7 +196,7 @@ static void post(net_endpoint *ep, net_peer *peer, net_conn *conn, net_work *wor
     }
     if (work->has_imm) {
         w.flags = GSI_RAIL_IMM | GSI_RAIL_SOLICIT;
-        conn->sent_imm++;
+        work->ordinal = (uint32_t)++conn->sent_imm;
     }
     if (!work->read && work->bytes && work->bytes <= rail->max_inline)
         w.flags |= GSI_RAIL_INLINE;
@@ -233,9 +232,21 @@ static net_conn *home_of(net_peer *peer)
     return NULL;
 }
 
+/* What is queued must not overtake what was in flight on a connection that died. */
+static int is_held(const net_peer *peer)
+{
+    for (int k = 0; k < peer->nconns; k++)
+        if (peer->conns[k].state == NET_CONN_DEAD && peer->conns[k].posted.head)
+            return 1;
+    return 0;
+}
+
 static void pump_urgent(net_endpoint *ep, net_peer *peer)
 {
     net_conn *conn;
+
+    if (is_held(peer))
+        return;
 
     while (peer->urgent.head && (conn = home_of(peer))) {
         if (conn->in_flight >= NET_SEND_DEPTH || (peer->urgent.head->has_imm && !has_credit(peer, conn, 0)))
@@ -260,7 +271,9 @@ static uint64_t piece_bytes(const net_peer *peer, const gsi_rail *rail, uint64_t
     if (rail->max_bytes && bytes > rail->max_bytes)
         bytes = rail->max_bytes;
     /* A last bit is not worth a piece of its own. */
-    return left - (bytes < left ? bytes : left) < SMALL_BYTES / 4 && left <= 2 * most ? left : bytes;
+    uint64_t rest = left - (bytes < left ? bytes : left);
+    int whole = rest < SMALL_BYTES / 4 && left <= 2 * most && (!rail->max_bytes || left <= rail->max_bytes);
+    return whole ? left : bytes;
 }
 
 /* The connection that would have the next piece at the peer first; NULL if that one has no room now. */
@@ -378,7 +391,7 @@ int net_tell_on(net_endpoint *ep, net_peer *peer, net_conn *conn, uint32_t imm)
     if (!work)
         return gsi_fail(GRADSYNC_ERR_NOMEM, "no memory for a message to rank %d", peer->rank);
     work->imm = imm;
-    work->has_imm = work->ask = 1;
+    work->has_imm = work->ask = work->direct = 1;
     post(ep, peer, conn, work);
     return 0;
 }
@@ -398,20 +411,23 @@ static void sample_rate(net_conn *conn, uint64_t bytes)
     conn->sampled = 0;
 }
 
+/* The peer has it. conn: by which it went; NULL: by one that is dead. */
 static void complete(net_endpoint *ep, net_peer *peer, net_conn *conn, net_work *work)
 {
-    conn->in_flight--;
-    if (work->signalled)
-        conn->in_flight_bytes -= work->bytes;
-    conn->bytes += work->bytes;
-    ep->rails[conn->rail].bytes += work->bytes;
-    conn->reached = 1;
-    if (work->bytes && work->signalled)
-        sample_rate(conn, work->bytes);
+    if (conn) {
+        conn->in_flight--;
+        if (work->signalled)
+            conn->in_flight_bytes -= work->bytes;
+        conn->bytes += work->bytes;
+        ep->rails[conn->rail].bytes += work->bytes;
+        conn->reached = 1;
+        if (work->bytes && work->signalled)
+            sample_rate(conn, work->bytes);
+    }
     if (work->data) {
         net_flow *flow = flow_of(peer, work);
         if (flow->seq == work->seq) {
-            net_flow_note(flow, work->number, 0);
+            note_sent(flow, work->number);
             flow->open -= work->bytes != 0;
         }
     }
@@ -451,24 +467,20 @@ void net_peer_lost(net_endpoint *ep, net_peer *peer, const char *why)
     snprintf(peer->why, sizeof peer->why, "%.159s", why);
 }
 
-/* What was in flight goes again, before all else, on the connections that are left. */
+/* What was in flight waits until the peer has said what of it is there. */
 void net_conn_failed(net_endpoint *ep, net_peer *peer, net_conn *conn, const char *why)
 {
-    net_queue urgent = {0}, bulk = {0};
-
     if (conn->state == NET_CONN_DEAD)
         return;
     int proven = conn->state == NET_CONN_UP;
     conn->state = NET_CONN_DEAD;
-    while (conn->posted.head) {
-        net_work *work = take(&conn->posted);
-        append(work->data || work->ticket ? &bulk : &urgent, work);
-    }
     conn->in_flight = conn->quiet = 0;
     conn->in_flight_bytes = 0;
-    prepend(&peer->urgent, &urgent);
-    prepend(&peer->bulk, &bulk);
+    conn->closing = 1;
+    ep->closing++;
     ep->moved = 1;
+    while (!proven && conn->posted.head) /* nothing but the proof */
+        net_work_free(ep, take(&conn->posted));
     if (!proven)
         return;
     const char *rail = ep->rails[conn->rail].rail->name;
@@ -482,7 +494,56 @@ void net_conn_failed(net_endpoint *ep, net_peer *peer, net_conn *conn, const cha
              "the connection to rank %d on rail %s failed (%s); its work goes on by "
              "the other rails",
              peer->rank, rail, why);
+}
+
+void net_conn_gone(net_endpoint *ep, net_peer *peer, net_conn *conn, uint32_t consumed)
+{
+    net_queue urgent = {0}, bulk = {0};
+
+    conn->heard_lost = 1;
+    net_conn_failed(ep, peer, conn, "the peer has closed it");
+    if (conn->settled)
+        return;
+    conn->settled = 1;
+    while (conn->posted.head) {
+        net_work *work = take(&conn->posted);
+        if (work->has_imm && (uint16_t)(consumed - work->ordinal) < 0x8000)
+            complete(ep, peer, NULL, work);
+        else if (work->direct && home_of(peer))
+            post(ep, peer, home_of(peer), work); /* the peer holds its queue until it has this */
+        else
+            append(work->data || work->ticket ? &bulk : &urgent, work);
+    }
+    prepend(&peer->urgent, &urgent);
+    prepend(&peer->bulk, &bulk);
     net_pump(ep, peer);
+}
+
+/* Closes what was dead before the rails were last polled, so that all that came by it has been taken. */
+static void close_dead(net_endpoint *ep)
+{
+    for (int r = 0; r < ep->base.n; r++) {
+        net_peer *peer = &ep->peers[r];
+        for (int k = 0; k < peer->nconns; k++) {
+            net_conn *conn = &peer->conns[k];
+            net_conn *home = home_of(peer);
+            if (!conn->closing || (!peer->lost && !home))
+                continue;
+            if (!peer->lost && !conn->failed && !conn->heard_lost) {
+                if (!conn->told_lost && !net_tell_on(ep, peer, home, net_imm_conn(NET_LOST, k, 0)))
+                    conn->told_lost = 1;
+                continue;
+            }
+            if (++conn->closing < 4) /* two looks at all rails after the one that told */
+                continue;
+            conn->closing = 0;
+            ep->closing--;
+            ep->rails[conn->rail].rail->ops->disconnect(conn->conn);
+            conn->conn = NULL;
+            if (!peer->lost && net_tell_on(ep, peer, home, net_imm_conn(NET_GONE, k, conn->consumed)))
+                net_peer_lost(ep, peer, "no memory for a message to it");
+        }
+    }
 }
 
 static void rail_down(net_endpoint *ep, int index, const char *why)
@@ -512,13 +573,17 @@ static void handle(net_endpoint *ep, int rail, const gsi_rail_event *event)
         return;
     net_peer *peer = &ep->peers[rank];
     net_conn *conn = &peer->conns[event->conn % GSI_NET_CONNS];
-    if (conn->state == NET_CONN_NONE || conn->state == NET_CONN_DEAD)
+    /* What has come by a connection that this side has given up counts: the peer may know that it has. */
+    if (conn->state == NET_CONN_DEAD && event->kind == GSI_RAIL_FAILED)
+        conn->failed = 1;
+    if (conn->state == NET_CONN_NONE || (conn->state == NET_CONN_DEAD && event->kind != GSI_RAIL_ARRIVED))
         return;
     if (event->kind == GSI_RAIL_SENT) {
         sent(ep, peer, conn, event->id);
     } else if (event->kind == GSI_RAIL_ARRIVED) {
         net_arrived(ep, peer, conn, event->imm);
     } else {
+        conn->failed = 1;
         net_conn_failed(ep, peer, conn, event->why ? event->why : "unknown");
         return;
     }
@@ -541,6 +606,8 @@ int net_poll(net_endpoint *ep)
             any |= n > 0;
         } while (n == EVENTS);
     }
+    if (ep->closing)
+        close_dead(ep);
     ep->moved |= any;
     return any;
 }

@@ -20,11 +20,6 @@
  * flight at the end may take. */
 static const int64_t patience_ns = 3000000000, linger_ns = 1000000000;
 
-uint64_t gsi_net_stage_bytes(void)
-{
-    return NET_STAGE_BYTES;
-}
-
 /* ---- Memory ------------------------------------------------------------------------ */
 
 static uint64_t round_up(uint64_t bytes)
@@ -40,7 +35,7 @@ static int make_area(net_endpoint *ep, void *stage)
              mail = round_up(n * sizeof(net_outmail)), bounces = (uint64_t)NET_BOUNCES * NET_BOUNCE_BYTES,
              own = inboxes + out + mail + bounces;
 
-    ep->map_bytes = own + (stage ? 0 : NET_STAGE_BYTES);
+    ep->map_bytes = own + (stage ? 0 : ep->base.stage_bytes);
     ep->map = mmap(NULL, ep->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (ep->map == MAP_FAILED) {
         ep->map = NULL;
@@ -57,7 +52,7 @@ static int make_area(net_endpoint *ep, void *stage)
         ep->free_bounces[i] = i;
     ep->nfree_bounces = NET_BOUNCES;
     int rc = net_memory_register(ep, &ep->area_memory, ep->map, own);
-    return rc ? rc : net_memory_register(ep, &ep->stage_memory, ep->stage, NET_STAGE_BYTES);
+    return rc ? rc : net_memory_register(ep, &ep->stage_memory, ep->stage, ep->base.stage_bytes);
 }
 
 static void fill_card(const net_endpoint *ep, gsi_net_card *card)
@@ -100,6 +95,7 @@ static int make_connections(net_endpoint *ep, const gsi_net_config *config, gsi_
 int gsi_net_prepare(const gsi_net_config *config, gsi_net_card *card, gsi_net_row *row, gsi_endpoint **out)
 {
     int rc = 0, n = config->n;
+    uint64_t slots = config->slot_bytes;
     net_endpoint *ep = gsi_calloc(1, sizeof *ep);
 
     *out = NULL;
@@ -112,8 +108,8 @@ int gsi_net_prepare(const gsi_net_config *config, gsi_net_card *card, gsi_net_ro
                               .rank = config->rank,
                               .n = n,
                               .lanes = NET_LANES,
-                              .slot_bytes = NET_SLOT_BYTES,
-                              .stage_bytes = NET_STAGE_BYTES,
+                              .slot_bytes = slots && slots < NET_SLOT_BYTES ? slots : NET_SLOT_BYTES,
+                              .stage_bytes = config->stage_bytes ? config->stage_bytes : NET_STAGE_BYTES,
                               .whole_memory = !config->stage,
                               .local_rank = config->local_rank,
                               .local_ranks = config->local_ranks,
@@ -285,7 +281,7 @@ static int busy(const net_endpoint *ep)
         if (peer->left || peer->lost)
             continue;
         for (int k = 0; k < peer->nconns; k++)
-            if (peer->conns[k].state == NET_CONN_UP && peer->conns[k].in_flight)
+            if (peer->conns[k].closing || peer->conns[k].posted.head)
                 return 1;
         if (peer->nconns && (peer->urgent.head || peer->bulk.head))
             return 1;
@@ -300,12 +296,12 @@ static void say_goodbye(net_endpoint *ep)
     struct pollfd fds[GSI_NET_FDS];
 
     net_poll(ep);
+    net_tell_done(ep); /* or who still waits for somebody else would take this rank for missing */
     for (int r = 0; r < ep->base.n; r++) {
         net_peer *peer = &ep->peers[r];
         for (int k = 0; k < peer->nconns && !peer->left && !peer->lost; k++)
             if (peer->conns[k].state == NET_CONN_UP) {
-                net_pump(ep, peer);
-                net_tell_on(ep, peer, &peer->conns[k], net_imm(NET_CONTROL, NET_BYE));
+                net_tell_last(ep, peer, net_imm(NET_CONTROL, NET_BYE));
                 break;
             }
     }

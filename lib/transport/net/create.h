@@ -43,13 +43,14 @@ typedef struct gsi_net_config {
     int nrails;
     const gsi_net_pairs *pairs; /* n */
     const gsi_net_peer *peers;  /* n */
-    void *stage;                /* memory of gsi_net_stage_bytes() that peers put to; NULL: the endpoint's own */
+    /* What every rank has of these, alike: some may be on hosts where shared memory sets it. 0: as much as is good
+     * between hosts. */
+    uint64_t stage_bytes, slot_bytes;
+    void *stage;         /* memory of stage_bytes that peers put to; NULL: the endpoint's own */
     const int32_t *host; /* n, copied: the host of each rank; NULL: each is on one of its own */
     int local_rank, local_ranks;
     const gsi_log *log;
 } gsi_net_config;
-
-uint64_t gsi_net_stage_bytes(void);
 
 /* The three steps; after an error the endpoint is to be freed by its destroy operation. */
 /* 1: memory and connections; fills this rank's card and row (rows: n, by peer). Errors: NOMEM, DEVICE, SYSTEM. */

@@ -124,8 +124,8 @@ static void net_signal_all(gsi_endpoint *base, uint64_t seq)
 
 static uint32_t net_signals(gsi_endpoint *base, uint64_t seq, int stream, int rank, int all)
 {
-    const net_flow *flow = &net_of(base)->peers[rank].rx[seq % NET_LANES][all ? ALL_STREAM : stream];
-    return flow->seq == seq ? flow->signals : 0;
+    const net_rx *rx = &net_of(base)->peers[rank].rx[seq % NET_LANES][all ? ALL_STREAM : stream];
+    return rx->seq == seq ? rx->signals : 0;
 }
 
 static int net_put(gsi_endpoint *base, uint64_t seq, int stream, int rank, const gsi_target *dst, const void *src,
@@ -133,7 +133,7 @@ static int net_put(gsi_endpoint *base, uint64_t seq, int stream, int rank, const
 {
     net_endpoint *ep = net_of(base);
     net_peer *peer = &ep->peers[rank];
-    uint64_t room = NET_STAGE_BYTES;
+    uint64_t room = base->stage_bytes;
 
     if (dst->space != GSI_STAGE) {
         const net_remote *remote = net_remote_find(peer, dst->mem);
@@ -185,10 +185,17 @@ static void net_finish(gsi_endpoint *base, uint64_t seq)
      * the next collective without it. */
     if (ep->entered <= seq && ep->entered + 1 <= ep->told_done + NET_LANES)
         return;
-    ep->told_done = seq;
-    for (int r = 0; r < base->n; r++)
+    net_tell_done(ep);
+}
+
+void net_tell_done(net_endpoint *ep)
+{
+    if (ep->told_done >= ep->finished)
+        return;
+    ep->told_done = ep->finished;
+    for (int r = 0; r < ep->base.n; r++)
         if (ep->peers[r].nconns && !ep->peers[r].lost)
-            net_tell(ep, &ep->peers[r], net_imm(NET_DONE, (uint32_t)seq & 0xffffff));
+            net_tell(ep, &ep->peers[r], net_imm(NET_DONE, (uint32_t)ep->finished & 0xffffff));
 }
 
 static uint64_t net_done(gsi_endpoint *base)

@@ -6,7 +6,14 @@
  *
  * Idempotence. Whatever is sent can be sent again on another connection: data goes to fixed places, headers and mail
  * to numbered cells, and every piece of a put carries its number in its flow (collective, stream, peer); the receiver
- * ignores what it has seen. So a dead connection's work in flight simply goes to the front of the peer's queue.
+ * ignores what it has seen.
+ *
+ * A dead connection. Each side takes what has come by it, closes it, so that nothing can come late, and says how many
+ * immediates it took (NET_GONE). With that the other side knows what of its work in flight is there; the rest goes to
+ * the front of the peer's queue. Nothing is sent twice blindly: a receiver that has all it waits for may let go of the
+ * memory, and one write to memory that is gone would kill the next connection too. Who gives up a connection that
+ * works says so first (NET_LOST), and closes it when the peer has given it up too: else something could come, and be
+ * acknowledged, between the last look and the closing.
  *
  * Striping. A put waits in its peer's queue until a connection has room, and is cut into pieces then: a connection
  * takes as much as it gets done, so shares follow the rails' rates by themselves (self-scheduling).
@@ -24,8 +31,8 @@
 
 enum {
     NET_LANES = 4,
-    NET_SLOT_BYTES = 16 << 10,
-    NET_STAGE_BYTES = 2 << 20,
+    NET_SLOT_BYTES = 32 << 10, /* up to here one message does it */
+    NET_STAGE_BYTES = 4 << 20,
     NET_CELL_HEADER = 64, /* a header, padded: the payload follows */
     NET_CELL_BYTES = NET_CELL_HEADER + NET_SLOT_BYTES,
     NET_SEND_DEPTH = 64, /* work in flight on a connection; the last few only for what is not data */
@@ -33,7 +40,10 @@ enum {
     NET_RECV_DEPTH = 128, /* immediates on their way to one side of a connection */
     NET_RECV_SPARE = 16,
     NET_CREDIT_EVERY = 32,
-    NET_WINDOW = 64, /* pieces of a flow in flight: what the receiver can note out of order */
+    NET_WINDOW = 64, /* pieces of a flow whose arrival the sender does not know of */
+    /* What the receiver can note out of order: those, and all that has come and was told of by SENT, but still waits to
+     * be polled on other rails. */
+    NET_AHEAD = NET_WINDOW + GSI_NET_CONNS * NET_RECV_DEPTH,
     NET_BOUNCE_BYTES = 128 << 10,
     NET_BOUNCES = 32,
     NET_RINGS = 2, /* mail: of the endpoint itself, and of the engine (point to point) */
@@ -54,7 +64,9 @@ enum net_control {
     NET_HELLO = 1,
     NET_FAIL = 2,
     NET_BYE = 3,
-    NET_ROOM = 4 /* mail was read: only to wake the sender */
+    NET_ROOM = 4, /* mail was read: only to wake the sender */
+    NET_LOST = 6, /* this side has given up connection `conn`: sends nothing by it, and takes no SENT of it */
+    NET_GONE = 5  /* this side has closed connection `conn`, after it had taken `consumed` immediates from it */
 };
 enum { NET_NUMBER_BITS = 17, NET_SIGNALS = 1 << 28 };
 
@@ -67,6 +79,11 @@ static inline uint32_t net_imm_data(uint64_t seq, int stream, uint32_t number, i
 static inline uint32_t net_imm(int kind, uint32_t value)
 {
     return (uint32_t)kind << 29 | (value & 0xffffff);
+}
+
+static inline uint32_t net_imm_conn(int control, int conn, uint64_t consumed)
+{
+    return net_imm(NET_CONTROL, (uint32_t)(consumed & 0xffff) << 8 | (uint32_t)conn << 4 | (uint32_t)control);
 }
 
 /* ---- Memory that peers write to: one area a rank ------------------------------------ */
@@ -136,11 +153,12 @@ typedef struct net_work {
     uint64_t seq; /* DATA: its collective */
     uint32_t mem; /* NET_TO_MEMORY */
     uint32_t imm;
-    uint32_t number; /* DATA: in its flow, once it has one */
-    uint8_t space;   /* enum net_space */
+    uint32_t number;  /* DATA: in its flow, once it has one */
+    uint32_t ordinal; /* among the immediates of its connection */
+    uint8_t space;    /* enum net_space */
     uint8_t has_imm, data, signals, read, numbered;
     uint8_t signalled, ask; /* a SENT was, or is to be, asked for */
-    uint8_t probe;
+    uint8_t probe, direct;  /* direct: never queued */
     int8_t stream;
     int16_t bounce; /* -1: none */
     char *user;     /* a bounced read: where it goes in the end */
@@ -166,6 +184,9 @@ typedef struct net_conn {
     gsi_conn *conn;
     uint8_t rail, peer_rail; /* of this rank, of the peer */
     uint8_t state, heard, reached;
+    uint8_t closing; /* dead, and still to be closed and told of */
+    uint8_t settled; /* dead, and the peer has said what it got */
+    uint8_t failed, told_lost, heard_lost;
     uint32_t in_flight; /* works, of which the last `quiet` did not ask for a SENT */
     uint32_t quiet;
     uint64_t in_flight_bytes;
@@ -177,16 +198,23 @@ typedef struct net_conn {
     double rate;                       /* bytes per ns, measured; 0: not yet */
 } net_conn;
 
-/* Pieces sent or received of one stream of one collective: which numbers are through. Numbers up to base are; of
- * those above it, bit i of `seen` is base + 1 + i. */
+/* Pieces sent of one stream of one collective: which numbers are through. Numbers up to base are; of those above it,
+ * bit i of `seen` is base + 1 + i. */
 typedef struct net_flow {
     uint64_t seq;
-    uint64_t seen, flagged;
+    uint64_t seen;
     uint32_t base;
-    uint32_t next;    /* sender: the last number given */
-    uint32_t open;    /* sender: puts and pieces that still need their source */
-    uint32_t signals; /* receiver: of those up to base */
+    uint32_t next; /* the last number given */
+    uint32_t open; /* puts and pieces that still need their source */
 } net_flow;
+
+/* Pieces received: up to base all have come; of those above it, number x is bit x modulo NET_AHEAD. */
+typedef struct net_rx {
+    uint64_t seq;
+    uint32_t base;
+    uint32_t signals; /* of those up to base */
+    uint64_t seen[NET_AHEAD / 64], flagged[NET_AHEAD / 64];
+} net_rx;
 
 typedef struct net_peer {
     int rank; /* -1: not reached by this endpoint */
@@ -198,10 +226,12 @@ typedef struct net_peer {
     net_remote *remotes; /* open addressing by id */
     uint32_t nremotes, remotes_room;
     net_queue urgent, bulk;
-    net_flow tx[NET_LANES][GSI_MAX_STREAMS], rx[NET_LANES][GSI_MAX_STREAMS];
+    net_flow tx[NET_LANES][GSI_MAX_STREAMS];
+    net_rx rx[NET_LANES][GSI_MAX_STREAMS];
     uint64_t entered[NET_LANES]; /* seq of the header that lies in the inbox */
     uint64_t done;
     uint64_t mail_sent[NET_RINGS], mail_got[NET_RINGS], mail_taken[NET_RINGS];
+    uint32_t mail_seen[NET_RINGS]; /* bit i: mail_got + 1 + i has come */
     net_inbox *in;
     net_outmail *out;
     int heard;   /* something came since check() last looked */
@@ -243,6 +273,7 @@ typedef struct net_endpoint {
     int32_t *unsaid_peer;
     size_t nunsaid, unsaid_room;
     uint64_t entered, finished, told_done;
+    int closing; /* connections */
     int moved;   /* something has arrived or been completed since progress() was last asked */
     int mail_at; /* the peer whose mail is to be looked at next */
     uint32_t process;
@@ -267,6 +298,10 @@ static inline net_endpoint *net_of(gsi_endpoint *ep)
 
 /* ---- Between the files ------------------------------------------------------------------- */
 
+/* net.c */
+/* Tells all how far this rank has finished, if they have not been told. */
+void net_tell_done(net_endpoint *ep);
+
 /* conn.c */
 net_work *net_work_new(net_endpoint *ep);
 void net_work_free(net_endpoint *ep, net_work *work);
@@ -276,15 +311,16 @@ void net_queue_bulk(net_endpoint *ep, net_peer *peer, net_work *work);
 void net_pump(net_endpoint *ep, net_peer *peer);
 /* A write of no bytes with an immediate. */
 void net_tell(net_endpoint *ep, net_peer *peer, uint32_t imm);
-/* The same on one connection; posted at once. Errors: NOMEM. */
+/* The same, and nothing comes after it: it asks for a SENT of itself and all before. */
+void net_tell_last(net_endpoint *ep, net_peer *peer, uint32_t imm);
+/* The same on one connection; posted at once, past what waits. Errors: NOMEM. */
 int net_tell_on(net_endpoint *ep, net_peer *peer, net_conn *conn, uint32_t imm);
 /* Takes what the rails have to say; 1 if anything happened. */
 int net_poll(net_endpoint *ep);
 void net_conn_failed(net_endpoint *ep, net_peer *peer, net_conn *conn, const char *why);
+/* The peer has closed a connection after it had taken `consumed` (16 bits) immediates from it. */
+void net_conn_gone(net_endpoint *ep, net_peer *peer, net_conn *conn, uint32_t consumed);
 void net_peer_lost(net_endpoint *ep, net_peer *peer, const char *why);
-/* Notes that a number is through; 1 if it is new. -1: beyond the window, which no peer of ours sends. */
-int net_flow_note(net_flow *flow, uint32_t number, int flagged);
-
 /* This rank may not poll for a while. */
 void net_idle(net_endpoint *ep);
 

@@ -14,12 +14,13 @@
 #include <stdatomic.h>
 
 #include "plan/plan.h"
+#include "transport/shm/shm.h"
 #include "transport/transport.h"
 
 enum {
     SHM_LANES = 4,
-    SHM_SLOT_BYTES = 16 << 10,
-    SHM_STAGE_BYTES = 2 << 20,
+    SHM_SLOT_BYTES = GSI_SHM_SLOT_BYTES,
+    SHM_STAGE_BYTES = GSI_SHM_STAGE_BYTES,
     SHM_MAX_RANKS = 1024,
 };
 

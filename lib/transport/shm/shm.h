@@ -18,6 +18,9 @@ typedef struct gsi_shm_peer {
 int gsi_shm_create(int listen_fd, int rank, int n, const gsi_shm_peer *peers, int64_t deadline_ns, const gsi_log *log,
                    gsi_endpoint **out);
 
+/* What every rank has of staging, and of slots for what travels with headers. */
+enum { GSI_SHM_SLOT_BYTES = 16 << 10, GSI_SHM_STAGE_BYTES = 2 << 20 };
+
 /* This rank sleeps on more than this endpoint: from now on `fd`, an eventfd of the caller's, is written to as well when
  * a peer wakes it. After gsi_shm_bell() of all ranks, and something that orders them, each calls gsi_shm_bells() once.
  * Errors: SYSTEM. */
