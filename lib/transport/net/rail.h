@@ -77,7 +77,8 @@ typedef struct gsi_rail_work {
 enum gsi_rail_event_kind {
     GSI_RAIL_SENT = 1,    /* this write or read, and all before it on the connection, are complete: the peer has it */
     GSI_RAIL_ARRIVED = 2, /* an immediate: everything the peer wrote before it on this connection is visible */
-    GSI_RAIL_FAILED = 3,  /* the connection is dead: what had not been SENT may have arrived or not. Told once. */
+    GSI_RAIL_FAILED = 3,  /* the connection is dead: what had not been SENT may have arrived or not. Told once, the last
+                              event of the connection. */
     GSI_RAIL_DOWN = 4,    /* the port went down (all connections are likely to fail); conn is not set */
     GSI_RAIL_UP = 5,      /* the port is back */
 };
