@@ -23,6 +23,7 @@
 
 #include <poll.h>
 #include <stdatomic.h>
+#include <stddef.h>
 
 #include "plan/plan.h"
 #include "transport/net/create.h"
@@ -99,10 +100,11 @@ typedef struct net_inbox {
     _Atomic uint64_t credits[GSI_NET_CONNS]; /* immediates that it has taken from each connection */
     _Atomic uint64_t mail_read[NET_RINGS];   /* mails that it has read */
     gsi_failure failure;                     /* valid once NET_FAIL arrived */
-    char pad[40];
+    char pad[68];
     net_letter mail[NET_RINGS][NET_MAIL_SLOTS];
     unsigned char cells[NET_LANES][NET_CELL_BYTES];
 } net_inbox;
+_Static_assert(offsetof(net_inbox, mail) % 64 == 0 && sizeof(net_inbox) % 64 == 0, "headers are read in place");
 
 /* What this rank sends from: registered, untouched until the peer has it. */
 typedef struct net_outbox {
