@@ -436,7 +436,7 @@ static int run_rank(ranks_world *world, int rank, void *arg)
     gradsync_key keys[MOST_RANKS];
     uint64_t shared = plan->seed, own = plan->seed * 31 + (uint64_t)rank;
 
-    config.timeout_ms = 60000;
+    config.timeout_ms = 120000;
     s->rank = rank;
     s->n = ranks_count(world);
     s->comm = ranks_comm(world, rank, &config, &s->ctx);
@@ -483,8 +483,15 @@ static int run_rank(ranks_world *world, int rank, void *arg)
 int main(int argc, char **argv)
 {
     static const char *const transports[] = {"the transport as it is", "puts and gets", "slow puts and gets"};
-    int rounds = argc > 1 ? atoi(argv[1]) : 16;
+    int env = argc > 1 && !strcmp(argv[1], "--env"); /* this process is one rank of a job that is started already */
+    int rounds = argc > 1 + env ? atoi(argv[1 + env]) : 16;
 
+    if (env) {
+        script s = {.seed = 99, .rounds = rounds};
+        tap_ok(!ranks_run_environment(run_rank, &s), "%d rounds of random traffic with the ranks of the environment",
+               rounds);
+        return tap_done();
+    }
     for (int transport = 0; transport < 3; transport++)
         for (int n = 1; n <= 5; n += n < 3 ? 1 : 2) {
             script s = {.seed = 1000u + (uint64_t)(n * 10 + transport), .rounds = rounds, .transport = transport};
