@@ -56,7 +56,5 @@ void world_end(world *w);
 uint64_t world_mix(uint64_t a, uint64_t b);
 /* Collectives, from making to ending. */
 void world_run(const world_options *o, world_result *out);
-/* Mail, puts and gets by ticket. */
-void world_run_access(const world_options *o, world_result *out);
 
 #endif
