@@ -158,8 +158,8 @@ int pair_bench(pair *p, const char *what)
                 return 1;
     for (int imm = 0; strcmp(what, "lat") && imm < 2; imm++)
         for (int both = 0; both < 2; both++)
-            if (bandwidth(p, 65536, 800, 16, 4, imm, both) || bandwidth(p, 65536, 800, 48, 8, imm, both) ||
-                bandwidth(p, 1 << 20, 60, 8, 2, imm, both))
+            if (bandwidth(p, 65536, 400, 16, 4, imm, both) || bandwidth(p, 65536, 400, 48, 8, imm, both) ||
+                bandwidth(p, 1 << 20, 30, 8, 2, imm, both))
                 return 1;
     return 0;
 }
