@@ -174,6 +174,35 @@ static void test_lost(void)
     tap_ok(!bad && lost == runs, "no connection is left: the rank is named, %d times of %d", lost, runs);
 }
 
+/* Rank 0 has finished and leaves; rank 1 still waits for rank 2, and must not take rank 0 for missing. */
+static void test_leaving(void)
+{
+    world w;
+    world_options o = usual;
+    gsi_header header = {.count = 1};
+    char why[300] = "";
+    int culprit = -1, rc = 0;
+
+    o.seed = 5;
+    if (!tap_ok(!world_make(&w, &o, why, sizeof why), "three ranks: %s", why))
+        return;
+    for (int r = 0; r < 3; r++)
+        w.eps[r]->ops->enter(w.eps[r], 1, &header, "", 0);
+    for (int i = 0; i < 300; i++)
+        w.eps[i % 3]->ops->progress(w.eps[i % 3]);
+    w.eps[0]->ops->finish(w.eps[0], 1);
+    w.eps[0]->ops->destroy(w.eps[0]);
+    w.eps[0] = NULL;
+    for (int i = 0; i < 300 && !rc; i++) {
+        w.eps[1 + i % 2]->ops->progress(w.eps[1 + i % 2]);
+        rc = w.eps[1]->ops->check(w.eps[1], 1, &culprit, why, sizeof why);
+    }
+    tap_ok(!rc, "who has finished and left is not missed: %s", rc ? why : "");
+    rc = w.eps[1]->ops->check(w.eps[1], 2, &culprit, why, sizeof why);
+    tap_ok(rc == GRADSYNC_ERR_PEER_LOST && culprit == 0 && strstr(why, "left"), "but in the next collective: %s", why);
+    world_end(&w);
+}
+
 int main(int argc, char **argv)
 {
     rounds = getenv("GRADSYNC_TEST_FULL") ? 20 : 1;
@@ -185,5 +214,6 @@ int main(int argc, char **argv)
     test_refusals();
     test_sharing();
     test_lost();
+    test_leaving();
     return tap_done();
 }

@@ -490,6 +490,8 @@ void net_conn_failed(net_endpoint *ep, net_peer *peer, net_conn *conn, const cha
         net_peer_lost(ep, peer, text);
         return;
     }
+    if (peer->left)
+        return;
     gsi_logf(ep->base.log, GRADSYNC_LOG_WARN,
              "the connection to rank %d on rail %s failed (%s); its work goes on by "
              "the other rails",

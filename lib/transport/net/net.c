@@ -340,10 +340,10 @@ static int net_check(gsi_endpoint *base, uint64_t seq, int *culprit, char *text,
             continue;
         if (peer->lost || peer->left) {
             *culprit = r;
-            if (peer->lost)
-                snprintf(text, room, "rank %d (on %.63s) is lost: %.100s", r, peer->host, peer->why);
-            else
+            if (peer->left) /* and its connections fail then */
                 snprintf(text, room, "rank %d (on %.63s) left the communicator", r, peer->host);
+            else
+                snprintf(text, room, "rank %d (on %.63s) is lost: %.100s", r, peer->host, peer->why);
             return GRADSYNC_ERR_PEER_LOST;
         }
         if (!peer->heard && !peer->probing)
