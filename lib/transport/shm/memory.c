@@ -53,7 +53,7 @@ int shm_share(gsi_endpoint *base, const gsi_memory *mem)
         return 0;
     if (mem->fd < 0)
         return GRADSYNC_ERR_UNSUPPORTED; /* no failure: it counts as plain memory */
-    shm_drain_all(ep); /* as the peers do: two that only send would fill each other's sockets */
+    shm_drain_all(ep);                   /* as the peers do: two that only send would fill each other's sockets */
     if (ep->nunsent && tell_unsent(ep))
         return GRADSYNC_IN_PROGRESS;
     if (!known)
