@@ -158,12 +158,10 @@ int gsi_p2p_step_send(gsi_engine *e, gsi_p2p_op *o, int *moved)
         if (w->state == GSI_WINDOW_OPEN) {
             int rc = gsi_p2p_transfer_step(e, &w->transfer, 0, o->call.peer, w->mem, w->off,
                                            (char *)o->call.buf + w->at, w->bytes, moved);
-            if (rc < 0) {
-                gsi_p2p_break(e, rc);
-                return GSI_P2P_ENDED;
-            }
+            if (rc < 0) /* it named what it does not share: the message ends here, as soon as nothing moves any more */
+                o->outcome = rc;
             if (rc)
-                w->state = GSI_WINDOW_FULL;
+                w->state = rc < 0 ? GSI_WINDOW_FREE : GSI_WINDOW_FULL;
         }
         if (w->state == GSI_WINDOW_FULL) {
             gsi_p2p_mail mail = {.kind = GSI_MAIL_FILLED, .bytes = w->bytes};
@@ -180,7 +178,13 @@ int gsi_p2p_step_send(gsi_engine *e, gsi_p2p_op *o, int *moved)
         }
         busy |= w->state != GSI_WINDOW_FREE;
     }
-    if (o->copied < o->call.bytes)
+    if (o->outcome && !busy) {
+        gsi_p2p_end(e, o,
+                    gsi_fail(GRADSYNC_ERR_INTERNAL, "rank %d asked for a message in memory that it does not share",
+                             o->call.peer));
+        return GSI_P2P_ENDED;
+    }
+    if (o->outcome || o->copied < o->call.bytes)
         return busy ? GSI_P2P_BUSY : GSI_P2P_IDLE;
     gsi_p2p_end(e, o, 0);
     return GSI_P2P_ENDED;

@@ -79,7 +79,7 @@ static int guarded(const unsigned char *at, size_t bytes)
 }
 
 /* Rank 0: receives and sends with the hostile rank, and talks to rank 2, which is what it seems. */
-static int endure(gradsync_comm *comm, gradsync_context *ctx, uint64_t *state)
+static int endure(ranks_world *world, gradsync_comm *comm, gradsync_context *ctx, uint64_t *state)
 {
     enum { OPS = 12 };
     gradsync_request *requests[2 * OPS];
@@ -105,6 +105,7 @@ static int endure(gradsync_comm *comm, gradsync_context *ctx, uint64_t *state)
         printf("# what rank 2 sent has not arrived\n");
         failed = 1;
     }
+    ranks_barrier(world, 0);
     gradsync_comm_destroy(comm);
     for (int i = 0; i < OPS; i++) {
         if (!guarded(in[i], rooms[i])) {
@@ -132,7 +133,7 @@ static int run_rank(ranks_world *world, int rank, void *arg)
     if (!comm)
         return 1;
     if (rank == 0) {
-        failed = endure(comm, ctx, &state);
+        failed = endure(world, comm, ctx, &state);
     } else {
         if (rank == 1)
             flood(&comm->engine, &state);
@@ -141,6 +142,7 @@ static int run_rank(ranks_world *world, int rank, void *arg)
         else
             failed = gradsync_recv(comm, 1, &x, 1, 0, NULL) || (x = 12345, 0) ||
                      gradsync_send(comm, 0, &x, sizeof x, 5) || gradsync_signal(comm, 0, 0);
+        ranks_barrier(world, rank); /* who leaves earlier is lost to rank 0, which waits for it */
         gradsync_comm_destroy(comm);
     }
     return failed || gradsync_context_destroy(ctx);
