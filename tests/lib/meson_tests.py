@@ -3,7 +3,7 @@
 """What tests/run needs to know about tests.
 
   meson_tests.py select BUILD SUITE...     names of the tests of these suites ("-SUITE": all but)
-  meson_tests.py tally BUILD STAGE         results of BUILD's last `meson test`
+  meson_tests.py tally BUILD STAGE N       results of BUILD's last `meson test`, which was to run N tests
   meson_tests.py tap STAGE NAME STATUS     results of the TAP on standard input, from a
                                            program that ended with STATUS
 
@@ -86,10 +86,12 @@ def report(stage, name, text, bad, how):
         show("pass", f"{stage}: {name}")
 
 
-def tally(build, stage):
+def tally(build, stage, wanted):
+    ran = 0
     with open(f"{build}/meson-logs/testlog.json", encoding="utf-8", errors="replace") as log:
         for line in log:
             test = json.loads(line)
+            ran += 1
             result, name = test["result"], test["name"].split(" / ")[-1]
             how = f"{result.lower()}, exit status {test['returncode']}"
             text = test.get("stdout") or ""
@@ -97,13 +99,15 @@ def tally(build, stage):
                 show("skip", f"{stage}: {name}", parse_tap(text)[2] or text.strip()[-200:] or "no reason given")
             else:
                 report(stage, name, text, result not in ("OK", "SKIP", "EXPECTEDFAIL"), how)
+    if ran < wanted:
+        show("fail", f"{stage}: meson test ended early", f"{ran} of {wanted} tests were run; see the end of the log")
 
 
 def main(args):
     if len(args) >= 2 and args[0] == "select":
         select(args[1], args[2:])
-    elif len(args) == 3 and args[0] == "tally":
-        tally(args[1], args[2])
+    elif len(args) == 4 and args[0] == "tally":
+        tally(args[1], args[2], int(args[3]))
     elif len(args) == 4 and args[0] == "tap":
         report(args[1], args[2], sys.stdin.read(), args[3] != "0", f"exit status {args[3]}")
     else:

@@ -51,7 +51,7 @@ run_tests() {
     rm -f "build/$name/meson-logs/testlog.json"
     "${wrap[@]}" meson test -C "build/$name" --no-rebuild --print-errorlogs \
         --timeout-multiplier "$multiplier" ${test_args:+--test-args="$test_args"} "${names[@]}" || true
-    python3 tests/lib/meson_tests.py tally "build/$name" "$name" >&3
+    python3 tests/lib/meson_tests.py tally "build/$name" "$name" ${#names[@]} >&3
 }
 wrap=()
 
