@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # lab: --hosts 2 --rails 2
+# long: minutes: it makes communicators of every pair of rails, with faults; its checks are tested by fixtures too
 # gradsync-doctor names the rail that is down, slow or dead, on one host and between two.
 # shellcheck source=tests/rdma/lib.sh disable=SC2317
 . "$(dirname "$0")/../lib.sh"
