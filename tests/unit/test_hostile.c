@@ -18,7 +18,7 @@ enum { BYTES = 192 << 10, ID = 0x70000000 };
 static gradsync_comm *open_comm(ranks_world *world, int rank, gradsync_context **ctx)
 {
     gradsync_config config = GRADSYNC_CONFIG_INIT;
-    config.timeout_ms = 400;
+    config.timeout_ms = 1500;
     return ranks_comm(world, rank, &config, ctx);
 }
 
