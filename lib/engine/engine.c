@@ -52,7 +52,10 @@ static double us_from_env(const char *name, double otherwise)
 {
     const char *text = getenv(name);
     char *end;
-    double us = text && *text ? strtod(text, &end) : -1;
+
+    if (!text || !*text)
+        return otherwise;
+    double us = strtod(text, &end);
     return us >= 0 && us <= 1e9 && !*end ? us : otherwise;
 }
 

@@ -43,7 +43,7 @@ static void test_striping(void)
         world_result result;
         for (int i = 0; i < 6 * rounds; i++) {
             world_options o = usual;
-            o.seed = (uint64_t)(rails * 1000 + i);
+            o.seed = (uint64_t)rails * 1000 + (uint64_t)i;
             o.rails = rails;
             o.n = 2 + i % 3;
             o.lazy = i % 3 * 40;
@@ -92,7 +92,7 @@ static void test_many_failures(void)
         uint64_t failures = 0;
         for (int i = 0; i < 25 * rounds && bad < 4; i++) {
             world_options o = usual;
-            o.seed = (uint64_t)(rails * 5000 + i);
+            o.seed = (uint64_t)rails * 5000 + (uint64_t)i;
             o.rails = rails;
             o.n = 2 + i % 3;
             o.lazy = i % 2 ? 70 : 20;

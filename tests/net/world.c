@@ -121,7 +121,7 @@ static uint64_t room_of(const world *w, uint64_t seq)
 
 static script make_script(const world *w, uint64_t seq, int from, int to, int stream)
 {
-    uint64_t pattern = world_mix(world_mix(w->o.seed, seq), (uint64_t)(from * 64 + to * 8 + stream));
+    uint64_t pattern = world_mix(world_mix(w->o.seed, seq), (uint64_t)from * 64 + (uint64_t)to * 8 + (uint64_t)stream);
     script s = {.pattern = pattern, .puts = (int)(pattern % (PUTS + 1))};
     uint64_t room = room_of(w, seq);
 
