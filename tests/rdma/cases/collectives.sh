@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # lab: --hosts 4 --rails 4
+# long: minutes: every collective, algorithm and type
 # Every collective, type, operation and algorithm over verbs, every element checked.
 # shellcheck source=tests/rdma/lib.sh disable=SC2317
 . "$(dirname "$0")/../lib.sh"

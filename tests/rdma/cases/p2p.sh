@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # lab: --hosts 4 --rails 4
+# long: minutes: seven jobs, two of them trainings
 # Messages, puts, gets and signals over verbs: random traffic, bit by bit, and the examples.
 # shellcheck source=tests/rdma/lib.sh disable=SC2317
 . "$(dirname "$0")/../lib.sh"

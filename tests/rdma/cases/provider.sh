@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # lab: --hosts 4 --rails 4
+# long: a minute and more
 # The verbs provider by itself, through the seam of rails: two processes write to each other.
 # shellcheck source=tests/rdma/lib.sh disable=SC2317
 . "$(dirname "$0")/../lib.sh"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: Apache-2.0
 # lab: --hosts 4 --rails 4
+# long: minutes of training on two emulated CPUs
 # The trainer of the examples over verbs: it learns, ranks end with the same weights, and with
 # --ordered with the very bits that ranks of one host end with.
 # shellcheck source=tests/rdma/lib.sh disable=SC2317
