@@ -30,10 +30,10 @@ typedef struct gsi_offered {
 /* places: where the memory of each of the nlocal ranks of this host is; me: which of them this rank is. wire: NONE:
  * whatever there is; else only that. Errors: INVALID (settings), NOMEM; no rail at all is no error: `no_verbs`. */
 int gsi_offer_make(int wire, const gsi_place *places, int nlocal, int me, const gsi_log *log, gsi_offered *out);
-/* The rails of two ranks that talk to each other over `wire`; 0: none, and why. At most GSI_NET_CONNS. */
+/* The rails of two ranks that talk to each other over `wire`; 0: none, and why. At most GSI_NET_CONNS.
+ * Symmetric; mine[k] and theirs[k] index the offers' lists. */
 int gsi_offer_pair(int wire, const gsi_offer *mine, const gsi_offer *theirs, int qps, gsi_net_pairs *out,
                    int my_gids[GSI_NET_RAILS], char *why, size_t room);
-/* Symmetric: mine[k] and theirs[k] index the offers' lists. */
 /* Opens those rails of `wire` whose bits are set in `used`, in order. my_gids: the position of the GID to use on each;
  * -1: the first. On error none is open. */
 int gsi_offer_open(const gsi_offered *offered, int wire, uint32_t used, const int my_gids[GSI_NET_RAILS],
